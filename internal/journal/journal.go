@@ -1,0 +1,230 @@
+// Package journal keeps crash-safe records: one file per key in one folder, with a lock beside each.
+//
+// It knows how a record survives a crash, and nothing of what is in it. A writer opens a record with its intent before
+// it changes anything, advances it as it goes, and removes it when everything the record speaks of is done or undone.
+// Whatever is killed in between leaves a record that says what may have happened.
+//
+// On disk, below Store.Dir (mode 0700):
+//
+//	<key>.json       {"version":1,"record":{…}}   mode 0600; always whole: written as a temporary file, then renamed
+//	.<key>.tmp       the temporary file; its name is fixed, so a killed writer leaves one at most
+//	<key>.lock       empty; held with flock(2), never renamed, removed only by its holder
+//	<key>.corrupt-N  a record that could not be read, moved aside by SetAside for a person to look at
+package journal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a read or a lock can answer besides success; test with errors.Is.
+var (
+	// ErrNotExist means that there is no record for the key.
+	ErrNotExist = errors.New("no such record")
+	// ErrCorrupt means that the file is there but is no record: truncated, not JSON, or of another shape.
+	ErrCorrupt = errors.New("corrupt record")
+	// ErrVersion means that another version of this program wrote the record. It is refused, not guessed.
+	ErrVersion = errors.New("record of an unknown version")
+	// ErrKey means that the key cannot be a file name.
+	ErrKey = errors.New("invalid record key")
+)
+
+// maxRecord bounds what a read takes into memory. The largest honest record, a pod with 32 attachments, has some 200 KB.
+const maxRecord = 8 << 20
+
+// A Store is one folder of records. The zero Version is invalid.
+type Store struct {
+	// Dir holds the records. It is made, mode 0700, by the first Write or Lock.
+	Dir string
+	// Version is the format version that Write puts into each record and the only one that Read takes.
+	Version int
+	// Durable makes Write and Remove fsync the file and the folder. Without it a record survives a killed process, not a
+	// power cut: right for /run, which dies with the boot.
+	Durable bool
+}
+
+type envelope struct {
+	Version int             `json:"version"`
+	Record  json.RawMessage `json:"record"`
+}
+
+var keyPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$`)
+
+// CheckKey reports whether key can name a record: letters, digits and "_.:-", starting with a letter or digit, at most
+// 200 bytes, and none of this package's own suffixes. The error wraps ErrKey.
+func CheckKey(key string) error {
+	if !keyPattern.MatchString(key) || strings.HasSuffix(key, ".json") || strings.HasSuffix(key, ".lock") {
+		return fmt.Errorf("%w %q: want letters, digits and _.:- only, 200 at most, starting with a letter or digit", ErrKey, key)
+	}
+	return nil
+}
+
+func (s Store) path(key string) string { return filepath.Join(s.Dir, key+".json") }
+func (s Store) temp(key string) string { return filepath.Join(s.Dir, "."+key+".tmp") }
+
+// Read decodes the record of key into v. Errors wrap ErrNotExist, ErrCorrupt, ErrVersion, ErrKey, or are the file
+// system's own.
+func (s Store) Read(key string, v any) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	path := s.path(key)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s", ErrNotExist, path)
+	}
+	if err != nil {
+		return fmt.Errorf("read record: %w", err)
+	}
+	if info.Size() > maxRecord {
+		return fmt.Errorf("%w %s: %d bytes, more than %d", ErrCorrupt, path, info.Size(), maxRecord)
+	}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s", ErrNotExist, path)
+	}
+	if err != nil {
+		return fmt.Errorf("read record: %w", err)
+	}
+	var env envelope
+	if err := json.Unmarshal(data, &env); err != nil {
+		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
+	}
+	if env.Version != s.Version {
+		return fmt.Errorf("%w %s: it says %d, this program reads %d", ErrVersion, path, env.Version, s.Version)
+	}
+	if len(env.Record) == 0 || string(env.Record) == "null" {
+		return fmt.Errorf("%w %s: it holds no record", ErrCorrupt, path)
+	}
+	if err := json.Unmarshal(env.Record, v); err != nil {
+		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
+	}
+	return nil
+}
+
+// Write replaces the record of key by v, whole or not at all. Hold the key's lock: two writers share one temporary name.
+func (s Store) Write(key string, v any) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	record, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode record %s: %w", key, err)
+	}
+	data, err := json.Marshal(envelope{Version: s.Version, Record: record})
+	if err != nil {
+		return fmt.Errorf("encode record %s: %w", key, err)
+	}
+	if err := s.makeDir(); err != nil {
+		return err
+	}
+	temp := s.temp(key)
+	if err := s.writeTemp(temp, data); err != nil {
+		return errors.Join(fmt.Errorf("write record %s: %w", key, err), ignoreMissing(os.Remove(temp)))
+	}
+	if err := os.Rename(temp, s.path(key)); err != nil {
+		return errors.Join(fmt.Errorf("write record %s: %w", key, err), ignoreMissing(os.Remove(temp)))
+	}
+	return s.syncDir()
+}
+
+func (s Store) writeTemp(temp string, data []byte) error {
+	// O_NOFOLLOW: what a killed writer left is a plain file; anything else is not ours.
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil && s.Durable {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// Remove deletes the record of key and what a killed writer left beside it. It is no error if there is none.
+func (s Store) Remove(key string) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	err := errors.Join(ignoreMissing(os.Remove(s.path(key))), ignoreMissing(os.Remove(s.temp(key))))
+	if err != nil {
+		return fmt.Errorf("remove record %s: %w", key, err)
+	}
+	return s.syncDir()
+}
+
+// SetAside moves a record that cannot be read to <key>.corrupt-N, where no Read and no Keys sees it, and returns the new
+// path. The nine newest are kept.
+func (s Store) SetAside(key string) (string, error) {
+	if err := CheckKey(key); err != nil {
+		return "", err
+	}
+	to := func(n int) string { return filepath.Join(s.Dir, fmt.Sprintf("%s.corrupt-%d", key, n)) }
+	n := 1
+	for ; n < 9; n++ {
+		if _, err := os.Lstat(to(n)); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	if err := os.Rename(s.path(key), to(n)); err != nil {
+		return "", fmt.Errorf("set record %s aside: %w", key, err)
+	}
+	return to(n), s.syncDir()
+}
+
+// Keys lists the keys that have a record, sorted. A folder that does not exist has none.
+func (s Store) Keys() ([]string, error) {
+	entries, err := os.ReadDir(s.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list records: %w", err)
+	}
+	var keys []string
+	for _, e := range entries {
+		if key, ok := strings.CutSuffix(e.Name(), ".json"); ok && CheckKey(key) == nil {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
+}
+
+func (s Store) makeDir() error {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the state folder: %w", err)
+	}
+	return nil
+}
+
+func (s Store) syncDir() error {
+	if !s.Durable {
+		return nil
+	}
+	d, err := os.Open(s.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sync the state folder: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync the state folder: %w", err)
+	}
+	return nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

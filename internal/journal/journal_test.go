@@ -1,0 +1,187 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+type rec struct {
+	Name string
+	N    int
+}
+
+func TestWriteReadRemove(t *testing.T) {
+	for _, durable := range []bool{false, true} {
+		s := Store{Dir: filepath.Join(t.TempDir(), "a", "b"), Version: 1, Durable: durable}
+		var got rec
+		if err := s.Read("k", &got); !errors.Is(err, ErrNotExist) {
+			t.Fatalf("read of nothing: %v, want ErrNotExist", err)
+		}
+		want := rec{"x", 2}
+		if err := s.Write("k", rec{"old", 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Write("k", want); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Read("k", &got); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Error(d)
+		}
+		info, err := os.Stat(filepath.Join(s.Dir, "k.json"))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
+		}
+		if err := errors.Join(s.Remove("k"), s.Remove("k")); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := os.ReadDir(s.Dir)
+		if err != nil || len(entries) != 0 {
+			t.Errorf("left behind: %v, %v", entries, err)
+		}
+	}
+}
+
+// Every truncation of a record is corrupt, never another record.
+func TestTruncated(t *testing.T) {
+	s := Store{Dir: t.TempDir(), Version: 1}
+	if err := s.Write("k", rec{"x", 2}); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.Dir, "k.json")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole {
+		if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Read("k", &rec{}); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%d of %d bytes: %v, want ErrCorrupt", n, len(whole), err)
+		}
+	}
+}
+
+func TestReadRefuses(t *testing.T) {
+	tests := map[string]struct {
+		content string
+		want    error
+	}{
+		"another version": {`{"version":2,"record":{}}`, ErrVersion},
+		"no version":      {`{"record":{}}`, ErrVersion},
+		"no record":       {`{"version":1}`, ErrCorrupt},
+		"null record":     {`{"version":1,"record":null}`, ErrCorrupt},
+		"another shape":   {`{"version":1,"record":{"N":"x"}}`, ErrCorrupt},
+		"not JSON":        {"net1", ErrCorrupt},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := Store{Dir: t.TempDir(), Version: 1}
+			if err := os.WriteFile(filepath.Join(s.Dir, "k.json"), []byte(tt.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Read("k", &rec{}); !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestKeys(t *testing.T) {
+	s := Store{Dir: t.TempDir(), Version: 1}
+	for _, key := range []string{"0000:02:10.0", "b"} {
+		if err := s.Write(key, rec{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock, err := s.Lock(t.Context(), "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Unlock()
+	if err := s.Write("c", rec{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.SetAside("c"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Keys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"0000:02:10.0", "b"}, got); d != "" {
+		t.Error(d)
+	}
+	for _, bad := range []string{"", ".", "..", "a/b", "../a", "-a", "a\x00", "a.json", "a.lock", "é"} {
+		if err := s.Write(bad, rec{}); !errors.Is(err, ErrKey) {
+			t.Errorf("key %q: %v, want ErrKey", bad, err)
+		}
+	}
+}
+
+func TestLockExcludes(t *testing.T) {
+	s := Store{Dir: t.TempDir(), Version: 1}
+	first, err := s.Lock(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Lock(done, "k"); !errors.Is(err, ErrLocked) {
+		t.Fatalf("second lock: %v, want ErrLocked", err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		second, err := s.Lock(t.Context(), "k")
+		if err == nil {
+			err = second.Unlock()
+		}
+		got <- err
+	}()
+	// The waiter must take the lock of the new file, not of the one that the first holder removes under it.
+	if err := first.UnlockAndRemove(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-got:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the waiter never got the lock")
+	}
+}
+
+// A child that outlives its parent must not keep the parent's lock.
+func TestLockIsNotInherited(t *testing.T) {
+	s := Store{Dir: t.TempDir(), Version: 1}
+	lock, err := s.Lock(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.CommandContext(t.Context(), "sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = child.Process.Kill(); _ = child.Wait() }()
+	if err := lock.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	again, err := s.Lock(ctx, "k")
+	if err != nil {
+		t.Fatalf("with a child running: %v", err)
+	}
+	_ = again.Unlock()
+}
