@@ -1,0 +1,201 @@
+// Package devinfo reads and writes device-info files (Network Plumbing Working Group, device information specification
+// 1.1.0): what the device plugin knows of a device, for those who find it in a pod.
+//
+// Below Dir.Root:
+//
+//	dp/<resource, / as ->-<device id>-device.json   one per allocated device; the device plugin writes it
+//	cni/<name>-device.json                          one per attachment; a copy that the meta CNI makes and removes
+//
+// The folder is shared with the meta CNIs and CNI plugins of others, so modes follow the specification's users: folders
+// 0755, files 0644. A file is always whole: written as a temporary file, then renamed.
+package devinfo
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// DefaultRoot is where everyone looks.
+const DefaultRoot = "/var/run/k8s.cni.cncf.io/devinfo"
+
+// Version is the version of the specification that this package writes.
+const Version = "1.1.0"
+
+// What a call can answer besides success; test with errors.Is.
+var (
+	// ErrNotExist means that there is no such file.
+	ErrNotExist = errors.New("no device-info file")
+	// ErrName means that a resource, id or name cannot be part of a file name.
+	ErrName = errors.New("invalid name for a device-info file")
+	// ErrCorrupt means that the file is there but holds no device information.
+	ErrCorrupt = errors.New("corrupt device-info file")
+)
+
+// Info is the content of a file: what kind of device, and the part for that kind.
+type Info struct {
+	Type    string `json:"type"` // pci, vdpa
+	Version string `json:"version"`
+	PCI     *PCI   `json:"pci,omitempty"`
+	VDPA    *VDPA  `json:"vdpa,omitempty"`
+}
+
+// PCI describes a PCI device.
+type PCI struct {
+	Address           string `json:"pci-address"`
+	PFAddress         string `json:"pf-pci-address,omitempty"`
+	VhostNet          string `json:"vhost-net,omitempty"`
+	RDMADevice        string `json:"rdma-device,omitempty"`
+	RepresentorDevice string `json:"representor-device,omitempty"`
+}
+
+// VDPA describes a vDPA device.
+type VDPA struct {
+	ParentDevice string `json:"parent-device,omitempty"`
+	Driver       string `json:"driver,omitempty"` // vhost, virtio
+	Path         string `json:"path,omitempty"`
+	PCIAddress   string `json:"pci-address,omitempty"`
+	PFAddress    string `json:"pf-pci-address,omitempty"`
+}
+
+// A Dir is the folder of device-info files. The zero Dir is DefaultRoot.
+type Dir struct{ Root string }
+
+func (d Dir) root() string {
+	if d.Root == "" {
+		return DefaultRoot
+	}
+	return d.Root
+}
+
+// One path element: no slash, no leading dot, nothing that a shell or a terminal would choke on.
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,219}$`)
+
+func file(folder, name string) (string, error) {
+	if !namePattern.MatchString(name) {
+		return "", fmt.Errorf("%w: %q: want letters, digits and _.:- only, 220 at most, starting with a letter or digit", ErrName, name)
+	}
+	return filepath.Join(folder, name+"-device.json"), nil
+}
+
+// DevicePath is the file of one device of a resource such as intel.com/sriov. The error wraps ErrName.
+func (d Dir) DevicePath(resource, id string) (string, error) {
+	if id == "" || resource == "" || strings.Contains(id, "/") {
+		return "", fmt.Errorf("%w: resource %q, device %q", ErrName, resource, id)
+	}
+	return file(filepath.Join(d.root(), "dp"), strings.ReplaceAll(resource, "/", "-")+"-"+id)
+}
+
+// WriteDevice writes the file of one device, whole or not at all. An empty Version becomes this package's.
+func (d Dir) WriteDevice(resource, id string, info Info) error {
+	path, err := d.DevicePath(resource, id)
+	if err != nil {
+		return err
+	}
+	if info.Version == "" {
+		info.Version = Version
+	}
+	data, err := json.Marshal(info)
+	if err != nil {
+		return fmt.Errorf("encode device-info of %s: %w", id, err)
+	}
+	return write(path, data)
+}
+
+// CopyForPod copies the device's file, byte for byte, to cni/<name>-device.json for one attachment of a pod, and gives
+// its path. The error wraps ErrNotExist if the device has none: the device plugin does not write any, or is not ours.
+func (d Dir) CopyForPod(resource, id, name string) (path string, err error) {
+	source, err := d.DevicePath(resource, id)
+	if err != nil {
+		return "", err
+	}
+	if path, err = file(filepath.Join(d.root(), "cni"), name); err != nil {
+		return "", err
+	}
+	data, err := read(source)
+	if err != nil {
+		return "", err
+	}
+	if err := write(path, data); err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// Read reads the file at path. Errors wrap ErrNotExist, ErrCorrupt, or are the file system's own.
+func (d Dir) Read(path string) (Info, error) {
+	data, err := read(path)
+	if err != nil {
+		return Info{}, err
+	}
+	var info Info
+	if err := json.Unmarshal(data, &info); err != nil {
+		return Info{}, fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
+	}
+	if info.Type == "" {
+		return Info{}, fmt.Errorf("%w %s: it has no type", ErrCorrupt, path)
+	}
+	return info, nil
+}
+
+// Remove removes the file at path, which must be one below the folder. One that is gone already is no error.
+func (d Dir) Remove(path string) error {
+	rel, err := filepath.Rel(d.root(), path)
+	if err != nil || !filepath.IsLocal(rel) || !strings.HasSuffix(rel, "-device.json") {
+		return fmt.Errorf("%w: %s is no file below %s", ErrName, path, d.root())
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove device-info: %w", err)
+	}
+	return nil
+}
+
+// maxFile bounds what a read takes into memory: the files are a few hundred bytes, but others can write to the folder.
+const maxFile = 1 << 20
+
+func read(path string) (data []byte, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrNotExist, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read device-info: %w", err)
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	if data, err = io.ReadAll(io.LimitReader(f, maxFile+1)); err != nil {
+		return nil, fmt.Errorf("read device-info: %w", err)
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("%w %s: more than %d bytes", ErrCorrupt, path, maxFile)
+	}
+	return data, nil
+}
+
+// write needs no fsync: the folder is on a tmpfs and dies with the boot, as the devices' allocations do not, but every
+// Allocate writes anew.
+func write(path string, data []byte) (err error) {
+	dir, base := filepath.Split(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make folder for device-info: %w", err)
+	}
+	// CreateTemp, since two attachments may be written at once. The name starts with a dot, so readers pass it by.
+	f, err := os.CreateTemp(dir, "."+base+"-*")
+	if err != nil {
+		return fmt.Errorf("write device-info: %w", err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write device-info: %w", errors.Join(err, os.Remove(f.Name())))
+	}
+	return nil
+}
