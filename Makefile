@@ -1,0 +1,125 @@
+# `make` lists the targets. A fresh Debian 12 needs make and git; whatever else is missing hack/setup installs, with a word.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# A distribution's Go is often older than go.mod asks for: it may fetch the version that go.mod names.
+export GOTOOLCHAIN ?= auto
+
+# Static, stripped, without build paths: the same commit gives the same bytes. The version is the commit's (buildvcs).
+PRODUCT_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w'
+LAB           := $(CURDIR)/bin/lab run --
+CLUSTER       := $(CURDIR)/bin/cluster run --image bin/image.tar --
+
+# What `make soak` raises.
+FUZZTIME ?= 10s
+COUNT    ?= 1
+
+# The packages that have tests for the lab (or the cluster): those with files behind its build tag.
+tagged = $(sort $(dir $(shell grep -rlE '^//go:build .*\b$(1)\b' --include='*_test.go' cmd internal pkg test | sed 's,^,./,')))
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## the two commands
+
+.PHONY: demo
+demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from nothing; KEEP=1 leaves the cluster up with a shell
+	$(CLUSTER) bin/demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: test-unit test-lab test-cluster ## every test there is
+
+## building
+
+.PHONY: build
+build: setup-go ## the product's static binaries, in bin/
+	@mkdir -p bin
+	$(PRODUCT_BUILD) -o bin/ ./cmd/...
+
+.PHONY: tools
+tools: bin/lab bin/cluster bin/demo ## the lab, the cluster and the demo, in bin/
+
+.PHONY: bin/lab bin/cluster bin/demo
+bin/lab bin/cluster bin/demo: setup-go
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -o $@ ./test/$(@F)
+
+.PHONY: image
+image: build ## the container image localhost/viaduct:dev, also as OCI archive bin/image.tar
+	hack/setup image
+	images/build
+
+## testing
+
+.PHONY: test-unit
+test-unit: setup-go ## tests that need no VM, with the race detector (which needs gcc: installed if missing)
+	hack/setup gcc
+	go test -race -shuffle=on -count=$(COUNT) ./...
+
+.PHONY: test-lab
+test-lab: build bin/lab ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers
+	@[ -n "$(call tagged,lab)" ] || { echo "no package has lab tests: that cannot be right"; exit 1; }
+	go test -tags lab -p 1 -count=$(COUNT) -timeout 60m -exec '$(LAB)' $(call tagged,lab)
+
+.PHONY: test-cluster
+test-cluster: image bin/cluster ## tests on a real kubelet, containerd and API server in that VM
+	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
+	go test -tags cluster -p 1 -count=$(COUNT) -timeout 60m -exec '$(CLUSTER)' $(call tagged,cluster)
+
+.PHONY: fuzz
+fuzz: setup-go ## every fuzz target, FUZZTIME (10s) each
+	@grep -rnoE '^func Fuzz\w+' --include='*_test.go' cmd internal pkg | while IFS=: read -r file _ func; do \
+		echo "== $$file $${func#func }"; \
+		go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")"; \
+	done
+
+.PHONY: bench
+bench: build bin/lab ## every benchmark; those of the VF path run in the lab, as ratios to the bare kernel's time
+	go test -run '^$$' -bench . -benchmem ./cmd/... ./internal/... ./pkg/...
+	go test -tags lab -v -run '^$$' -bench . -timeout 60m -exec '$(LAB)' ./test/bench/...
+
+.PHONY: soak
+soak: ## what takes too long for CI: fuzzing for 10 minutes each, and every test ten times over
+	$(MAKE) fuzz FUZZTIME=10m
+	$(MAKE) test COUNT=10
+
+## checking
+
+.PHONY: check
+check: check-format check-lint check-vulns ## formatting, linters, go vet for every build tag, known vulnerabilities
+
+.PHONY: check-format
+check-format: bin/tools/gofumpt
+	@out=$$(bin/tools/gofumpt -l .); [ -z "$$out" ] || { echo "not formatted (run make fmt):"; echo "$$out"; exit 1; }
+
+.PHONY: check-lint
+check-lint: bin/tools/golangci-lint
+	go vet ./...
+	go vet -tags lab,cluster ./...
+	bin/tools/golangci-lint run
+	bin/tools/golangci-lint run --build-tags lab,cluster
+
+.PHONY: check-vulns
+check-vulns: bin/tools/govulncheck
+	hack/vulns
+
+.PHONY: fmt
+fmt: bin/tools/gofumpt ## format everything
+	bin/tools/gofumpt -w .
+
+bin/tools/%: tools/go.mod tools/go.sum | setup-go
+	@mkdir -p bin/tools
+	go build -C tools -o ../bin/tools/ $$(cd tools && go list -f '{{.ImportPath}}' tool | grep '/$*$$')
+
+.PHONY: setup-go
+setup-go:
+	@hack/setup go
+
+.PHONY: clean
+clean: ## remove what was built here (the lab's and the cluster's cache stays: see docs/development.md)
+	rm -rf bin

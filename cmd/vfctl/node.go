@@ -1,0 +1,130 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/install"
+)
+
+func newNode() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Put the CNI plugins on this node, or take them off",
+		Args:  cobra.NoArgs,
+		RunE:  help,
+	}
+	cmd.AddCommand(newInstall(), newUninstall())
+	return cmd
+}
+
+func newInstall() *cobra.Command {
+	var binDir, from string
+	cmd := &cobra.Command{
+		Use:   "install PLUGIN...",
+		Short: "Install CNI plugins (sriov, meta-cni) into this node's plugin folder",
+		Long: `Install copies CNI plugins into the folder where the container runtime looks for them.
+
+  sriov      puts the VF that a pod was given into the pod; goes with the device plugin
+  meta-cni   joins the default network and a pod's further networks; goes with the meta-agent
+
+At any moment the folder holds a whole plugin: the new one is renamed over the old, also while that runs.
+A plugin of another project by the same name is kept as NAME.viaduct-saved. Doing it twice does no harm.
+
+The init containers of the two DaemonSets run this. The node's network configuration is not touched: the
+meta-agent writes it when it is ready to serve.`,
+		Example: `  vfctl node install sriov
+  vfctl node install --cni-bin-dir /var/lib/cni/bin sriov meta-cni`,
+		Args:      pluginArgs,
+		ValidArgs: slices.Sorted(maps.Keys(install.Plugins)),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			if from == "" {
+				self, err := os.Executable()
+				if err != nil {
+					return fmt.Errorf("find the plugins beside vfctl (or name their folder with --from): %w", err)
+				}
+				from = filepath.Dir(self)
+			}
+			for _, name := range names {
+				outcome, err := install.Folder(binDir).Install(cmd.Context(), name, filepath.Join(from, install.Plugins[name]))
+				if err != nil {
+					return err
+				}
+				report(cmd, filepath.Join(binDir, name), outcome)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&binDir, "cni-bin-dir", "/opt/cni/bin", "the runtime's folder of CNI plugins")
+	cmd.Flags().StringVar(&from, "from", "", "the folder that holds the programs to install (default: that of vfctl)")
+	return cmd
+}
+
+func newUninstall() *cobra.Command {
+	var binDir, confDir, socket string
+	cmd := &cobra.Command{
+		Use:   "uninstall PLUGIN...",
+		Short: "Take CNI plugins off this node, and leave it working",
+		Long: `Uninstall removes what install put there. If install saved a plugin of another project, that comes back.
+A plugin that is not ours is left alone.
+
+For meta-cni it first removes ` + install.Conf + ` from the runtime's network configurations, so that the
+runtime goes back to the default network. It refuses while the meta-agent runs, which would put it back.
+
+Do this when no pod on the node uses these networks any more (drain it): what is left of such a pod cannot be
+cleaned up by a plugin that is gone.`,
+		Example: `  kubectl -n viaduct delete daemonset device-plugin meta-agent
+  vfctl node uninstall sriov meta-cni`,
+		Args:      pluginArgs,
+		ValidArgs: slices.Sorted(maps.Keys(install.Plugins)),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			if slices.Contains(names, "meta-cni") {
+				outcome, err := install.RemoveConf(cmd.Context(), confDir, socket)
+				if err != nil {
+					return err
+				}
+				report(cmd, filepath.Join(confDir, install.Conf), outcome)
+			}
+			var errs []error
+			for _, name := range names {
+				outcome, err := install.Folder(binDir).Uninstall(cmd.Context(), name)
+				if err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				report(cmd, filepath.Join(binDir, name), outcome)
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().StringVar(&binDir, "cni-bin-dir", "/opt/cni/bin", "the runtime's folder of CNI plugins")
+	cmd.Flags().StringVar(&confDir, "cni-conf-dir", "/etc/cni/net.d", "the runtime's folder of network configurations")
+	cmd.Flags().StringVar(&socket, "agent-socket", agentapi.DefaultSocket, "where the meta-agent listens if it runs")
+	return cmd
+}
+
+// pluginArgs takes one or more names of plugins of ours.
+func pluginArgs(_ *cobra.Command, args []string) error {
+	known := slices.Sorted(maps.Keys(install.Plugins))
+	if len(args) == 0 {
+		return fmt.Errorf("name the plugins: one or more of %s", strings.Join(known, ", "))
+	}
+	for _, arg := range args {
+		if !slices.Contains(known, arg) {
+			return fmt.Errorf("there is no plugin %q: one or more of %s", arg, strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
+
+func report(cmd *cobra.Command, path string, outcome install.Outcome) {
+	fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", path, outcome)
+}
