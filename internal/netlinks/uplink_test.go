@@ -1,0 +1,180 @@
+package netlinks
+
+import (
+	"context"
+	"net"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// inNewNetns moves the test into a network namespace of its own. The thread is never unlocked, so the runtime ends it
+// with the test's goroutine and nobody else gets it.
+func inNewNetns(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("make a network namespace (the test needs to be root): %v", err)
+	}
+}
+
+// ip runs ip(8) commands in the calling thread's network namespace, which a child inherits.
+func ip(t *testing.T, commands ...string) {
+	t.Helper()
+	for _, c := range commands {
+		if out, err := exec.CommandContext(t.Context(), "ip", strings.Fields(c)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v\n%s", c, err, out)
+		}
+	}
+}
+
+type uplinkTest struct {
+	setup     []string
+	uplinks   []string // the interfaces that must be found, sorted by name in the check
+	addressed []string
+}
+
+func (test uplinkTest) run(t *testing.T) {
+	inNewNetns(t)
+	ip(t, test.setup...)
+	links, err := NodeLinks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	uplinks, addressed := map[string]bool{}, map[string]bool{}
+	for _, l := range links {
+		if l.Uplink != "" {
+			uplinks[l.Name] = true
+		}
+		if l.Addressed != "" {
+			addressed[l.Name] = true
+		}
+	}
+	if diff := cmp.Diff(set(test.uplinks), uplinks); diff != "" {
+		t.Errorf("uplinks (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(set(test.addressed), addressed); diff != "" {
+		t.Errorf("addressed (-want +got):\n%s", diff)
+	}
+}
+
+func set(names []string) map[string]bool {
+	m := map[string]bool{}
+	for _, n := range names {
+		m[n] = true
+	}
+	return m
+}
+
+func TestNodeLinks(t *testing.T) {
+	// nic1 and nic2 stand for NICs: what the guard follows are links, addresses and routes, and veth has those, too.
+	nics := []string{"link add nic1 type veth peer name far1", "link add nic2 type veth peer name far2", "link set nic1 up", "link set far1 up", "link set nic2 up", "link set far2 up"}
+	tests := map[string]uplinkTest{
+		"nothing": {},
+		"IPv4 default route": {
+			setup:   []string{"addr add 192.0.2.2/24 dev nic1", "route add default via 192.0.2.1"},
+			uplinks: []string{"nic1", "far1"}, addressed: []string{"nic1", "far1"},
+		},
+		"IPv4 default route without a gateway": {setup: []string{"route add default dev nic1"}, uplinks: []string{"nic1", "far1"}},
+		"IPv6 default route":                   {setup: []string{"-6 route add default dev nic1"}, uplinks: []string{"nic1", "far1"}},
+		"in another table":                     {setup: []string{"route add default dev nic1 table 100"}, uplinks: []string{"nic1", "far1"}},
+		"two halves":                           {setup: []string{"route add 0.0.0.0/1 dev nic1", "route add 128.0.0.0/1 dev nic1"}, uplinks: []string{"nic1", "far1"}},
+		"several next hops":                    {setup: []string{"route add default nexthop dev nic1 nexthop dev nic2"}, uplinks: []string{"nic1", "far1", "nic2", "far2"}},
+		"unreachable default":                  {setup: []string{"route add unreachable default", "-6 route add unreachable default"}},
+		"an ordinary route":                    {setup: []string{"route add 198.51.100.0/24 dev nic1"}},
+		"address alone":                        {setup: []string{"addr add 192.0.2.2/24 dev nic1"}, addressed: []string{"nic1", "far1"}},
+		"IPv6 address":                         {setup: []string{"addr add 2001:db8::2/64 dev nic1 nodad"}, addressed: []string{"nic1", "far1"}},
+		"link-local addresses":                 {setup: []string{"addr add 169.254.3.4/16 dev nic1", "addr add fe80::1234/64 dev nic1 nodad"}},
+		"below a bridge": {
+			setup:   []string{"link add br0 type bridge", "link set nic1 master br0", "link set br0 up", "addr add 192.0.2.2/24 dev br0", "route add default via 192.0.2.1"},
+			uplinks: []string{"br0", "nic1", "far1"}, addressed: []string{"br0", "nic1", "far1"},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			test.setup = append(append([]string{}, nics...), test.setup...)
+			test.run(t)
+		})
+	}
+}
+
+func TestIsDefault(t *testing.T) {
+	for cidr, want := range map[string]bool{"0.0.0.0/0": true, "::/0": true, "128.0.0.0/1": true, "10.0.0.0/8": false} {
+		_, dst, err := net.ParseCIDR(cidr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := isDefault(dst); got != want {
+			t.Errorf("%s: got %v, want %v", cidr, got, want)
+		}
+	}
+	if !isDefault(nil) {
+		t.Error("a route without a destination is none")
+	}
+}
+
+func TestAltNames(t *testing.T) {
+	inNewNetns(t)
+	ip(t, "link add nic1 type veth peer name far1", "link property add dev nic1 altname enp59s0f0np0")
+	links, err := NodeLinks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Name == "nic1" {
+			if diff := cmp.Diff([]string{"enp59s0f0np0"}, l.AltNames); diff != "" {
+				t.Error(diff)
+			}
+			return
+		}
+	}
+	t.Error("nic1 is not there")
+}
+
+func TestWatchNodeLinks(t *testing.T) {
+	inNewNetns(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	changed := make(chan struct{}, 100)
+	done := make(chan error, 1)
+	ready := make(chan struct{})
+	var namespace int
+	namespace, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setns(namespace, unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
+		}
+		close(ready)
+		done <- WatchNodeLinks(ctx, func() { changed <- struct{}{} })
+	}()
+	<-ready
+	// The watcher subscribes some time after ready: one change may come too early, one of many does not.
+	for i := 0; ; i++ {
+		ip(t, "link add nic1 type veth peer name far1", "link del nic1")
+		select {
+		case <-changed:
+		case err := <-done:
+			t.Fatalf("watch ended: %v", err)
+		default:
+			if ctx.Err() == nil {
+				continue
+			}
+			t.Fatal("no change seen")
+		}
+		break
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("watch ended with %v", err)
+	}
+}
