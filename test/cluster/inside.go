@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/test/cluster/controlplane"
+	"github.com/viaduct-sriov/viaduct/test/cluster/node"
+	"github.com/viaduct-sriov/viaduct/test/cluster/ociimage"
+	"github.com/viaduct-sriov/viaduct/test/cluster/thirdparty"
+	"github.com/viaduct-sriov/viaduct/test/lab/vm"
+)
+
+const nodeCommand = "node"
+
+// Where the guest shows the lab's folders.
+const (
+	guestPersist   = "/persist"
+	guestArtefacts = "/artefacts"
+)
+
+// inside runs control plane and node in the namespaces that outside made.
+func inside(ctx context.Context, args []string) (exit int, err error) {
+	o, err := parseOptions(args)
+	if err != nil {
+		return 2, err
+	}
+	if err := ownProc(); err != nil {
+		return 0, err
+	}
+	if err := setLoopback(); err != nil {
+		return 0, err
+	}
+	cache, err := vm.CacheDir()
+	if err != nil {
+		return 0, err
+	}
+	temp, err := os.MkdirTemp("", "viaduct-cluster-")
+	if err != nil {
+		return 0, fmt.Errorf("make a folder for the cluster's state: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
+	return o.run(ctx, cache, temp)
+}
+
+func (o options) run(ctx context.Context, cache, temp string) (exit int, err error) {
+	state, logs := temp, filepath.Join(temp, "logs")
+	if o.persist != "" {
+		state = filepath.Join(o.persist, "control-plane")
+	}
+	if o.artefacts != "" {
+		logs = filepath.Join(o.artefacts, "control-plane")
+	}
+	started := time.Now()
+	control, err := controlplane.Start(ctx, cache, state, logs)
+	if err != nil {
+		return 0, err
+	}
+	defer control.Stop()
+	logf("API server ready after %s; booting the node", time.Since(started).Round(100*time.Millisecond))
+	config, err := o.writeNode(ctx, cache, temp, control.Secrets)
+	if err != nil {
+		return 0, err
+	}
+	exit, err = o.runNode(ctx, cache, config, control)
+	if (err != nil || exit != 0) && ctx.Err() == nil {
+		for _, name := range []string{"kube-controller-manager", "kube-scheduler", "kube-apiserver"} {
+			fmt.Fprintf(os.Stderr, "=== %s\n%s\n", name, control.Tail(name, 15))
+		}
+	}
+	return exit, err
+}
+
+// writeNode writes what the node needs to know to a file, whose path it returns, and the images every node has beside it.
+func (o options) writeNode(ctx context.Context, cache, temp string, secrets controlplane.Secrets) (path string, err error) {
+	if err := ociimage.WriteBase(ctx, temp); err != nil {
+		return "", err
+	}
+	config := node.Config{
+		Secrets:    secrets,
+		Kubernetes: thirdparty.Bin(cache, "kubernetes"),
+		Containerd: thirdparty.Bin(cache, "containerd"),
+		CNIPlugins: thirdparty.Bin(cache, "cni-plugins"),
+		Images:     append([]string{filepath.Join(temp, "pause.tar"), filepath.Join(temp, "busybox.tar")}, o.images...),
+		VFs:        o.vfs,
+		Command:    o.command,
+	}
+	if o.persist != "" {
+		config.Persist = guestPersist
+	}
+	if o.artefacts != "" {
+		config.Artefacts = guestArtefacts
+	}
+	data, err := json.Marshal(config)
+	if err != nil {
+		return "", fmt.Errorf("encode the node's configuration: %w", err)
+	}
+	path = filepath.Join(temp, "node.json")
+	return path, os.WriteFile(path, data, 0o600)
+}
+
+// runNode boots the VM with the node in it. A component of the control plane that dies ends it.
+func (o options) runNode(ctx context.Context, cache, config string, control *controlplane.ControlPlane) (exit int, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, fmt.Errorf("find this program: %w", err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case death := <-control.Died():
+			cancel(death)
+		case <-ctx.Done():
+		}
+	}()
+	kubelet := controlplane.NodeIP + ":10250"
+	return vm.Run(ctx, vm.Config{
+		PFs: o.pfs, NUMANodes: o.numa, MemoryMiB: o.memory, Separate: !o.joined,
+		Uplink: true, HostForwards: []string{"tcp:" + kubelet + "-" + kubelet},
+		Persist: o.persist, Artefacts: o.artefacts,
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, TTY: o.shell,
+		Cache: cache, Log: logf,
+	}, []string{self, nodeCommand, config})
+}
+
+// ownProc mounts the /proc of the new process namespace. Programs that look themselves up there would find somebody else.
+func ownProc() error {
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("keep mounts to ourselves: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	return nil
+}
+
+// setLoopback sets lo up, and gives it the node's address too: there QEMU takes the connections that the API server makes
+// to the kubelet, and forwards them into the guest.
+func setLoopback() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find the loopback link: %w", err)
+	}
+	addr, err := netlink.ParseAddr(controlplane.NodeIP + "/32")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(netlink.LinkSetUp(lo), netlink.AddrReplace(lo, addr)); err != nil {
+		return fmt.Errorf("set up the loopback link: %w", err)
+	}
+	return nil
+}

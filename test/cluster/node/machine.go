@@ -1,0 +1,76 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/test/cluster/controlplane"
+)
+
+// state is what a node keeps on its disk. The guest's root shows the host's, so each starts as an empty folder of its own.
+var state = []string{
+	"/etc/cni/net.d", "/etc/kubernetes/manifests", "/opt/cni/bin",
+	"/var/lib/cni", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/viaduct", "/var/log",
+}
+
+// modules are those that no event loads by itself on a machine without udev.
+var modules = []string{"virtio_net", "bridge", "veth", "overlay", "br_netfilter", "igbvf", "igb", "vfio-pci"}
+
+// takeOver gives the machine the node's name, state, links and VFs.
+func (c Config) takeOver() error {
+	if err := unix.Sethostname([]byte(controlplane.NodeName)); err != nil {
+		return fmt.Errorf("set the host name: %w", err)
+	}
+	if err := command("modprobe", append([]string{"--all"}, modules...)...); err != nil {
+		return err
+	}
+	for _, dir := range state {
+		if err := c.mountState(dir); err != nil {
+			return fmt.Errorf("mount %s: %w", dir, err)
+		}
+	}
+	return errors.Join(setSysctls(), setUplink(), c.makeVFs())
+}
+
+// mountState puts a folder of the disk that persists, or one in memory, where the node keeps state.
+func (c Config) mountState(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if c.Persist == "" {
+		return unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755")
+	}
+	source := filepath.Join(c.Persist, "node", strings.ReplaceAll(dir[1:], "/", "-"))
+	if err := os.MkdirAll(source, 0o755); err != nil {
+		return err
+	}
+	return unix.Mount(source, dir, "", unix.MS_BIND, "")
+}
+
+func setSysctls() error {
+	for path, value := range map[string]string{
+		"net/ipv4/ip_forward":                 "1",
+		"net/ipv6/conf/all/forwarding":        "1",
+		"net/bridge/bridge-nf-call-iptables":  "1", // else a service's address does not work between pods of one bridge
+		"net/bridge/bridge-nf-call-ip6tables": "1",
+	} {
+		if err := os.WriteFile(filepath.Join("/proc/sys", path), []byte(value), 0o644); err != nil {
+			return fmt.Errorf("set sysctl %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// command runs a program that is silent when all is well.
+func command(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

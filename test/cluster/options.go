@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/viaduct-sriov/viaduct/test/lab/vm"
+)
+
+// options are what a person chooses of the cluster.
+type options struct {
+	images    []string
+	pfs, vfs  int
+	numa      int
+	joined    bool
+	memory    int
+	persist   string
+	artefacts string
+	command   []string
+	shell     bool
+}
+
+func newFlags(o *options) *flag.FlagSet {
+	f := flag.NewFlagSet("cluster", flag.ContinueOnError)
+	f.Func("image", "OCI `archive` to import on the node; may be repeated", func(v string) error {
+		o.images = append(o.images, v)
+		return nil
+	})
+	f.IntVar(&o.pfs, "pfs", 2, "`number` of SR-IOV NICs")
+	f.IntVar(&o.vfs, "vfs", 4, fmt.Sprintf("`number` of VFs made on each of them, %d at most", vm.MaxVFs))
+	f.IntVar(&o.numa, "numa", 2, "`number` of NUMA nodes")
+	f.BoolVar(&o.joined, "joined", true, "put all NICs on one Ethernet segment")
+	f.IntVar(&o.memory, "memory", 4096, "memory of the node, in `MiB`")
+	f.StringVar(&o.persist, "persist", "", "`folder` for the cluster's state: the next start on it is the same cluster, its node rebooted")
+	f.StringVar(&o.artefacts, "artefacts", "", "`folder` for the logs")
+	return f
+}
+
+// parseOptions reads the arguments of run or shell, args[0].
+func parseOptions(args []string) (options, error) {
+	var o options
+	f := newFlags(&o)
+	f.SetOutput(os.Stderr)
+	if err := f.Parse(args[1:]); err != nil {
+		return o, err
+	}
+	o.command = f.Args()
+	if o.shell = args[0] == "shell"; o.shell {
+		if len(o.command) > 0 {
+			return o, fmt.Errorf("shell takes no command, got %q", o.command)
+		}
+		o.command = []string{"bash", "-i"}
+	}
+	if len(o.command) == 0 {
+		return o, errors.New("run: no command given")
+	}
+	if o.vfs < 0 || o.vfs > vm.MaxVFs {
+		return o, fmt.Errorf("--vfs %d: a NIC has 0 to %d", o.vfs, vm.MaxVFs)
+	}
+	return o, o.absolute()
+}
+
+// absolute makes the paths hold in the guest, and finds out now about an image that is not there.
+func (o *options) absolute() error {
+	for i, image := range o.images {
+		path, err := filepath.Abs(image)
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		if err != nil {
+			return fmt.Errorf("--image %s: %w", image, err)
+		}
+		o.images[i] = path
+	}
+	if strings.Contains(o.command[0], "/") {
+		path, err := filepath.Abs(o.command[0])
+		if err != nil {
+			return err
+		}
+		o.command[0] = path
+	}
+	return nil
+}

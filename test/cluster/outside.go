@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/viaduct-sriov/viaduct/test/cluster/thirdparty"
+	"github.com/viaduct-sriov/viaduct/test/lab/vm"
+)
+
+const insideCommand = "inside"
+
+// endLimit is how long the cluster may take to end after a signal. The guest's command has 10 s of it.
+const endLimit = 30 * time.Second
+
+// outside prepares what needs this machine's network, then runs the same command again inside: as process 1 of new network,
+// process and mount namespaces. The control plane has its ports for itself there, and when that process ends, however it
+// does, the kernel ends the rest.
+func outside(ctx context.Context, args []string) (exit int, err error) {
+	if _, err := parseOptions(args); err != nil {
+		return 2, err
+	}
+	if os.Geteuid() != 0 {
+		return 1, errors.New("root is needed, for a network namespace and a VM that sees this machine's files: use sudo -E")
+	}
+	cache, err := vm.CacheDir()
+	if err != nil {
+		return 0, err
+	}
+	if err := thirdparty.InstallPackages(ctx, logf); err != nil {
+		return 0, err
+	}
+	if err := thirdparty.Build(ctx, cache, logf); err != nil {
+		return 0, err
+	}
+	if err := vm.Prepare(ctx, vm.Config{Cache: cache, Log: logf}); err != nil {
+		return 0, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return 0, fmt.Errorf("find this program: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, self, append([]string{insideCommand}, args...)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = endLimit
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	return status(cmd.Run())
+}
+
+// status is the exit status that a command's end means, or the error why it has none.
+func status(err error) (exit int, _ error) {
+	var ended *exec.ExitError
+	switch {
+	case err == nil:
+		return 0, nil
+	case errors.As(err, &ended) && ended.Exited():
+		return ended.ExitCode(), nil
+	}
+	return 0, err
+}
