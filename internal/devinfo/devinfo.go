@@ -108,6 +108,9 @@ func (d Dir) WriteDevice(resource, id string, info Info) error {
 	return write(path, data)
 }
 
+// PodPath is the file of one attachment of a pod, as CopyForPod makes it. The error wraps ErrName.
+func (d Dir) PodPath(name string) (string, error) { return file(filepath.Join(d.root(), "cni"), name) }
+
 // CopyForPod copies the device's file, byte for byte, to cni/<name>-device.json for one attachment of a pod, and gives
 // its path. The error wraps ErrNotExist if the device has none: the device plugin does not write any, or is not ours.
 func (d Dir) CopyForPod(resource, id, name string) (path string, err error) {
@@ -115,7 +118,7 @@ func (d Dir) CopyForPod(resource, id, name string) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if path, err = file(filepath.Join(d.root(), "cni"), name); err != nil {
+	if path, err = d.PodPath(name); err != nil {
 		return "", err
 	}
 	data, err := read(source)

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"os"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/delegate"
+	"github.com/viaduct-sriov/viaduct/internal/devinfo"
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+// statusTimeout bounds a plugin at STATUS. An error there makes the node NotReady, so it is for plugins that hang, not
+// for slow ones.
+const statusTimeout = 5 * time.Second
+
+// plugin is one call of meta-cni.
+type plugin struct {
+	ctx context.Context //nolint:containedctx // skel's callbacks take none
+	log *slog.Logger
+}
+
+func (p plugin) runner(c *config, args *skel.CmdArgs) *delegate.Runner {
+	return &delegate.Runner{
+		Records:  delegate.Records(orDefault(c.StateDir, delegate.DefaultDir)),
+		Running:  journal.Store{Dir: orDefault(c.RunDir, delegate.DefaultRunDir), Version: 1},
+		Path:     args.Path,
+		Devices:  devinfo.Dir{Root: c.DeviceInfoDir},
+		Timeout:  c.PluginTimeout.duration(),
+		LockWait: c.LockWait.duration(),
+		Stderr:   os.Stderr,
+		Log:      p.log,
+	}
+}
+
+func sandbox(args *skel.CmdArgs, pod network.Pod) delegate.Sandbox {
+	return delegate.Sandbox{
+		ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName, Args: args.Args, Pod: pod,
+	}
+}
+
+func (p plugin) add(args *skel.CmdArgs) error {
+	c, err := parseConfig(args.StdinData)
+	if err != nil {
+		return err
+	}
+	if len(c.PrevResult) > 0 && string(c.PrevResult) != "null" {
+		return types.NewError(types.ErrInvalidNetworkConfig, "meta-cni must be the first plugin of its network: it got a prevResult",
+			"chain other plugins inside the default network's configuration, in delegates[0]")
+	}
+	pod, err := parsePod(args.Args)
+	if err != nil {
+		return err
+	}
+	r, client := p.runner(c, args), agentapi.Client{Socket: c.AgentSocket}
+	rec, err := r.Add(p.ctx, sandbox(args, pod), func(ctx context.Context) ([]network.Attachment, error) {
+		return plan(ctx, c, client, args.ContainerID, pod)
+	})
+	if err != nil {
+		return delegate.CNIError(pod, err)
+	}
+	result, err := rec.Result()
+	if err != nil {
+		return delegate.CNIError(pod, err)
+	}
+	if rec.HasExtra() {
+		p.report(client, rec)
+	}
+	return types.PrintResult(result, c.CNIVersion)
+}
+
+// plan says what the sandbox gets: from the configuration alone where that is certain, else from the agent.
+func plan(
+	ctx context.Context, c *config, client agentapi.Client, containerID string, pod network.Pod,
+) ([]network.Attachment, error) {
+	def, err := c.defaultNetwork()
+	if err != nil {
+		return nil, err
+	}
+	annotations, err := c.annotations()
+	if err != nil {
+		return nil, err
+	}
+	if !c.needsAgent(pod, annotations) {
+		return []network.Attachment{def}, nil
+	}
+	got, err := client.Plan(ctx, agentapi.Plan{ContainerID: containerID, Pod: pod, Annotations: annotations})
+	if err != nil {
+		return nil, err
+	}
+	if got.Default != nil {
+		// What the runtime passes is for the pod's default network, whichever that is.
+		capabilities := map[string]json.RawMessage{}
+		maps.Copy(capabilities, def.Capabilities)
+		maps.Copy(capabilities, got.Default.Capabilities)
+		def = *got.Default
+		def.Capabilities, def.IsDefault = capabilities, true
+	}
+	return append([]network.Attachment{def}, got.Attachments...), nil
+}
+
+// report hands network-status to the agent before the pod starts. The agent finds the record if it cannot have it now.
+func (p plugin) report(client agentapi.Client, rec *delegate.Record) {
+	status, err := rec.NetworkStatus()
+	if err == nil {
+		err = client.Report(p.ctx, agentapi.Report{Pod: rec.Pod, Status: status})
+	}
+	if err != nil {
+		p.log.Warn("network-status will be late", "pod", rec.Pod.Namespace+"/"+rec.Pod.Name, "error", err)
+	}
+}
+
+func (p plugin) del(args *skel.CmdArgs) error {
+	pod, _ := parsePod(args.Args) // only for the message: the record knows the pod
+	c, err := parseConfig(args.StdinData)
+	if err != nil {
+		return delegate.DelError(pod, err)
+	}
+	def, missing := c.defaultNetwork() // only for a sandbox without a record, where it fails by its empty configuration
+	if missing != nil {
+		p.log.Warn("DEL goes by the sandbox's record alone", "error", missing)
+	}
+	if err := p.runner(c, args).Del(p.ctx, sandbox(args, pod), def); err != nil {
+		return delegate.DelError(pod, err)
+	}
+	return nil
+}
+
+func (p plugin) check(args *skel.CmdArgs) error {
+	c, err := parseConfig(args.StdinData)
+	if err != nil {
+		return err
+	}
+	pod, err := parsePod(args.Args)
+	if err != nil {
+		return err
+	}
+	if err := p.runner(c, args).Check(p.ctx, sandbox(args, pod)); err != nil {
+		return delegate.CNIError(pod, err)
+	}
+	return nil
+}
+
+// status is the default network's. The agent is no part of it: the runtime makes the node NotReady on any error.
+func (p plugin) status(args *skel.CmdArgs) error {
+	c, err := parseConfig(args.StdinData)
+	if err != nil {
+		return err
+	}
+	def, err := c.defaultNetwork()
+	if err != nil {
+		return err
+	}
+	r := p.runner(c, args)
+	r.Timeout = statusTimeout
+	if err := r.Status(p.ctx, def.Config); err != nil {
+		return delegate.CNIError(network.Pod{}, err)
+	}
+	return nil
+}
+
+func (p plugin) gc(args *skel.CmdArgs) error {
+	return nil
+}
+
+func orDefault(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}

@@ -1,0 +1,156 @@
+package delegate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+// A Planner says what networks a sandbox gets, the default one first.
+type Planner func(ctx context.Context) ([]network.Attachment, error)
+
+// Add attaches the sandbox to what plan says, in order, and returns its record. If one network fails, all are undone in
+// reverse, that one too, and the error says which plugin failed (PluginError); what could not be undone stays on record
+// for Del. If the container has a record already, that is torn down first.
+func (r *Runner) Add(ctx context.Context, sb Sandbox, plan Planner) (*Record, error) {
+	if err := sb.check(); err != nil {
+		return nil, err
+	}
+	ns, err := openNetns(sb.Netns)
+	if err != nil {
+		return nil, err
+	}
+	if ns.host() {
+		return nil, types.NewError(types.ErrInvalidNetNS, "CNI_NETNS "+sb.Netns+" is the node's own network namespace", "")
+	}
+	release, err := r.lock(ctx, sb.ContainerID)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := r.clear(ctx, sb.ContainerID); err != nil {
+		return nil, fmt.Errorf("tear down what an earlier ADD of this container left: %w", err)
+	}
+	attachments, err := plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := newRecord(sb, ns, attachments)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.addAll(ctx, rec); err != nil {
+		return nil, errors.Join(err, r.undo(ctx, rec))
+	}
+	return rec, nil
+}
+
+// clear tears down the container's record, if it has one. One that cannot be read is set aside: nothing in it can be
+// relied on, and the pod must be able to start.
+func (r *Runner) clear(ctx context.Context, containerID string) error {
+	var rec Record
+	err := r.Records.Read(containerID, &rec)
+	switch {
+	case errors.Is(err, journal.ErrNotExist):
+		return nil
+	case errors.Is(err, journal.ErrCorrupt), errors.Is(err, journal.ErrVersion):
+		path, aside := r.Records.SetAside(containerID)
+		if aside == nil {
+			r.Log.Error("the record of an earlier ADD cannot be read; it is set aside", "error", err, "path", path)
+		}
+		return aside
+	case err != nil:
+		return err
+	}
+	return r.tearDown(ctx, &rec)
+}
+
+func (r *Runner) addAll(ctx context.Context, rec *Record) error {
+	rec.Phase = Adding
+	for i := range rec.Attachments {
+		a := &rec.Attachments[i]
+		chain, err := ParseChain(a.Config)
+		if err != nil {
+			return err
+		}
+		if a.DeviceFile, err = r.devicePath(rec, a, chain); err != nil {
+			return err
+		}
+		a.Phase = Adding
+		// This write also says that the one before is done.
+		if err := r.Records.Write(rec.ContainerID, rec); err != nil {
+			return fmt.Errorf("write down the intent: %w", err)
+		}
+		if err := r.addOne(ctx, rec, a, chain); err != nil {
+			return err
+		}
+		a.Phase = Added
+	}
+	if err := setDefaultRoutes(rec); err != nil {
+		return err
+	}
+	rec.Phase = Added
+	if err := r.Records.Write(rec.ContainerID, rec); err != nil {
+		return fmt.Errorf("write down what was done: %w", err)
+	}
+	return nil
+}
+
+// addOne runs the attachment's plugins in order, each given the result of the one before.
+func (r *Runner) addOne(ctx context.Context, rec *Record, a *Attached, chain *Chain) error {
+	if err := r.copyDeviceInfo(rec, a); err != nil {
+		return err
+	}
+	capabilities := withDeviceFile(a)
+	var result json.RawMessage
+	for _, p := range chain.Plugins {
+		extra := map[string]any{}
+		if result != nil {
+			extra["prevResult"] = result
+		}
+		stdin, err := chain.stdin(p, capabilities, extra)
+		if err != nil {
+			return err
+		}
+		out, err := r.exec(ctx, call{
+			verb: "ADD", network: a.Name, ifName: a.IfName, plugin: p, stdin: stdin,
+			env: r.env(rec, a, "ADD", rec.Netns.Path), containerID: rec.ContainerID,
+		})
+		if err != nil {
+			return err
+		}
+		if result, err = convertResult(out, chain.CNIVersion); err != nil {
+			return &PluginError{
+				Network: a.Name, IfName: a.IfName, Plugin: p.Type, Verb: "ADD", Code: types.ErrDecodingFailure, Err: err,
+				Details: fmt.Sprintf("it printed %q", out[:min(len(out), 1024)]),
+			}
+		}
+	}
+	a.Result = result
+	a.DeviceInfo = r.readDeviceInfo(a)
+	return nil
+}
+
+// undo tears down a failed ADD, even if the caller has given up waiting for it.
+func (r *Runner) undo(ctx context.Context, rec *Record) error {
+	if err := r.tearDown(context.WithoutCancel(ctx), rec); err != nil {
+		return fmt.Errorf("undo: %w", err)
+	}
+	return nil
+}
+
+// Result is the default network's result, for the runtime.
+func (r *Record) Result() (types.Result, error) {
+	for _, a := range r.Attachments {
+		if a.IsDefault {
+			return parseResult(a.Result, "")
+		}
+	}
+	return nil, errors.New("the sandbox has no default network")
+}

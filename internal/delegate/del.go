@@ -1,0 +1,120 @@
+package delegate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+// Del detaches the sandbox from everything that its record names, in reverse. It tries all and reports all that failed;
+// the record then stays for the next Del. Without a record, fallback (the default network as the node has it now) gets
+// its DEL, in case the record was lost. A record that cannot be read is set aside, fallback gets its DEL, and the error
+// says where the record is; the next Del has no record.
+func (r *Runner) Del(ctx context.Context, sb Sandbox, fallback network.Attachment) error {
+	if err := sb.check(); err != nil {
+		return err
+	}
+	release, err := r.lock(ctx, sb.ContainerID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	var rec Record
+	err = r.Records.Read(sb.ContainerID, &rec)
+	switch {
+	case err == nil:
+		return r.tearDown(ctx, &rec)
+	case errors.Is(err, journal.ErrNotExist):
+		return r.delFallback(ctx, sb, fallback)
+	case errors.Is(err, journal.ErrCorrupt), errors.Is(err, journal.ErrVersion):
+		path, aside := r.Records.SetAside(sb.ContainerID)
+		if aside != nil {
+			return errors.Join(err, aside)
+		}
+		return errors.Join(
+			fmt.Errorf("%w; it is now %s; networks beside the default one may have left something behind", err, path),
+			r.delFallback(ctx, sb, fallback))
+	}
+	return err
+}
+
+// delFallback runs the default network's DEL for a sandbox without a record.
+func (r *Runner) delFallback(ctx context.Context, sb Sandbox, fallback network.Attachment) error {
+	if err := r.endLeftover(ctx, sb.ContainerID); err != nil {
+		return err
+	}
+	ns := Netns{}
+	if sb.Netns != "" {
+		if open, err := openNetns(sb.Netns); err == nil && !open.host() {
+			ns = open // else it is gone, as it may be at DEL
+		}
+	}
+	rec, err := newRecord(sb, ns, []network.Attachment{fallback})
+	if err != nil {
+		return err
+	}
+	return r.delOne(ctx, rec, &rec.Attachments[0], ns.Path)
+}
+
+// tearDown runs DEL for each attachment that may have been touched, last first, and removes the record when nothing is
+// left of it. Hold the lock.
+func (r *Runner) tearDown(ctx context.Context, rec *Record) error {
+	if err := r.endLeftover(ctx, rec.ContainerID); err != nil {
+		return err
+	}
+	netns := rec.livePath()
+	var errs []error
+	for i := len(rec.Attachments) - 1; i >= 0; i-- {
+		a := &rec.Attachments[i]
+		if a.Phase == Planned || a.Phase == Gone {
+			continue
+		}
+		if err := r.delOne(ctx, rec, a, netns); err != nil {
+			a.Phase = Deleting
+			errs = append(errs, err)
+			continue
+		}
+		a.Phase = Gone
+	}
+	if len(errs) == 0 {
+		return r.Records.Remove(rec.ContainerID)
+	}
+	rec.Phase = Deleting
+	if err := r.Records.Write(rec.ContainerID, rec); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// delOne runs DEL of the attachment's plugins, last first. All of them, whatever fails: the first plugin of a chain is
+// the one that holds the address and the device.
+func (r *Runner) delOne(ctx context.Context, rec *Record, a *Attached, netns string) error {
+	chain, err := ParseChain(a.Config)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", a.Name, err)
+	}
+	capabilities := withDeviceFile(a)
+	extra := map[string]any{}
+	if a.Result != nil && chain.atLeast("0.4.0") {
+		extra["prevResult"] = a.Result
+	}
+	var errs []error
+	for i := len(chain.Plugins) - 1; i >= 0; i-- {
+		p := chain.Plugins[i]
+		stdin, err := chain.stdin(p, capabilities, extra)
+		if err == nil {
+			_, err = r.exec(ctx, call{
+				verb: "DEL", network: a.Name, ifName: a.IfName, plugin: p, stdin: stdin,
+				env: r.env(rec, a, "DEL", netns), containerID: rec.ContainerID,
+			})
+		}
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return r.removeDeviceInfo(a)
+}

@@ -1,0 +1,54 @@
+package delegate
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+// CNIError is err as the runtime gets it: on one line, with the pod's name and the code of what failed first.
+func CNIError(pod network.Pod, err error) *types.Error {
+	if err == nil {
+		return nil
+	}
+	msg := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
+	if pod.Name != "" {
+		msg = "pod " + pod.Namespace + "/" + pod.Name + ": " + msg
+	}
+	return types.NewError(code(err), msg, "")
+}
+
+func code(err error) uint {
+	var plugin *PluginError
+	var refusal *agentapi.Error
+	var own *types.Error
+	switch {
+	case errors.As(err, &plugin):
+		return plugin.Code
+	case errors.As(err, &refusal):
+		return refusal.Code
+	case errors.Is(err, agentapi.ErrUnavailable), errors.Is(err, journal.ErrLocked):
+		return types.ErrTryAgainLater
+	case errors.As(err, &own):
+		return own.Code
+	}
+	return types.ErrInternal
+}
+
+var notFound = regexp.MustCompile(`(?i)not(\s+)found`)
+
+// DelError is CNIError for DEL. A container runtime takes any DEL error with the words "not found" for success, and then
+// forgets a sandbox whose addresses and devices are still held: these words become "not-found".
+func DelError(pod network.Pod, err error) *types.Error {
+	e := CNIError(pod, err)
+	if e != nil {
+		e.Msg = notFound.ReplaceAllString(e.Msg, "not-found")
+	}
+	return e
+}

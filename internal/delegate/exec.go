@@ -1,0 +1,256 @@
+package delegate
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// DefaultTimeout bounds one plugin. The kubelet gives a sandbox two minutes: a plugin that hangs must leave time to undo
+	// what others did, and DHCP, the slowest honest one, gives up by itself before a minute is over.
+	DefaultTimeout = 60 * time.Second
+
+	maxStdout = 1 << 20
+	maxStderr = 16 << 10
+	// pipeWait is how long a plugin's output may stay open after it exited: a child of it may hold it.
+	pipeWait = 2 * time.Second
+	// busyWait is how long to try a binary that somebody is writing (ETXTBSY), as installers that copy in place do.
+	busyWait = 5 * time.Second
+)
+
+var errTimeout = errors.New("it did not end in time and was killed")
+
+// A PluginError says which plugin of which network failed, and all that it said.
+type PluginError struct {
+	Network, IfName, Plugin, Verb string
+	// Code, Msg and Details are the plugin's own; Code is 999 (internal) if it gave none.
+	Code         uint
+	Msg, Details string
+	Stderr       string
+	// Err is what befell the process, or what is wrong with its answer.
+	Err error
+}
+
+func (e *PluginError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "network %s", e.Network)
+	if e.IfName != "" {
+		fmt.Fprintf(&b, " on %s", e.IfName)
+	}
+	fmt.Fprintf(&b, ": plugin %s failed at %s: ", e.Plugin, e.Verb)
+	parts := make([]string, 0, 4)
+	for _, s := range []string{e.Msg, e.Details} {
+		if s != "" {
+			parts = append(parts, s)
+		}
+	}
+	// "exit status 1" adds nothing to a plugin's own message.
+	if exit := (*exec.ExitError)(nil); e.Err != nil && (e.Msg == "" || !errors.As(e.Err, &exit)) {
+		parts = append(parts, e.Err.Error())
+	}
+	if s := strings.TrimSpace(e.Stderr); s != "" {
+		parts = append(parts, fmt.Sprintf("it also wrote %q", s))
+	}
+	b.WriteString(strings.Join(parts, "; "))
+	return b.String()
+}
+
+func (e *PluginError) Unwrap() error { return e.Err }
+
+// call is one run of one plugin.
+type call struct {
+	verb, network, ifName string
+	plugin                PluginConf
+	stdin                 []byte
+	env                   map[string]string
+	containerID           string // empty: this verb is about no container
+}
+
+// exec runs a plugin and returns what it printed. The error is a *PluginError.
+func (r *Runner) exec(ctx context.Context, c call) ([]byte, error) {
+	fail := &PluginError{Network: c.network, IfName: c.ifName, Plugin: c.plugin.Type, Verb: c.verb, Code: types.ErrInternal}
+	path, err := r.find(c.plugin.Type)
+	if err != nil {
+		fail.Code, fail.Err = types.ErrInvalidNetworkConfig, err
+		return nil, fail
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, orDefault(r.Timeout, DefaultTimeout), errTimeout)
+	defer cancel()
+	stdout, stderr := &limited{max: maxStdout}, &tail{max: maxStderr}
+	err = r.start(ctx, c, path, stdout, stderr)
+	if err == nil && stdout.over {
+		err = fmt.Errorf("it printed more than %d bytes", maxStdout)
+	}
+	if err == nil {
+		if r.Stderr != nil {
+			_, _ = r.Stderr.Write(stderr.data) // only informational
+		}
+		return stdout.data, nil
+	}
+	fail.Stderr, fail.Err = string(stderr.data), err
+	fail.explain(stdout.data)
+	return nil, fail
+}
+
+// explain takes over the error that the plugin printed, if it did.
+func (e *PluginError) explain(stdout []byte) {
+	var said types.Error
+	switch err := json.Unmarshal(stdout, &said); {
+	case err == nil && (said.Msg != "" || said.Code != 0):
+		e.Msg, e.Details = said.Msg, said.Details
+		if said.Code != 0 {
+			e.Code = said.Code
+		}
+	case len(bytes.TrimSpace(stdout)) > 0:
+		e.Details = fmt.Sprintf("it printed no CNI error but %q", stdout[:min(len(stdout), 1024)])
+	}
+}
+
+// start runs the plugin to its end. It dies with this process, by the kernel: the parent-death signal is bound to the
+// thread that forked, so this goroutine keeps its thread until the plugin has ended.
+func (r *Runner) start(ctx context.Context, c call, path string, stdout, stderr io.Writer) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd, stdin, err := spawn(ctx, path, environ(c.env), stdout, stderr)
+	if err != nil {
+		return err
+	}
+	// A plugin can do nothing before it has read its configuration: it is on record by then.
+	p, err := newProcess(cmd.Process.Pid)
+	if err == nil && c.containerID != "" {
+		err = r.Running.Write(c.containerID, p)
+	}
+	if err != nil {
+		return errors.Join(err, stdin.Close(), kill(cmd), cmd.Wait())
+	}
+	go func() {
+		defer stdin.Close()
+		_, _ = stdin.Write(c.stdin) // a plugin may end without having read it all
+	}()
+	err = cmd.Wait()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // it exited well; a child of it still holds its output
+	}
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return errors.Join(err, p.end(context.WithoutCancel(ctx), c.containerID))
+}
+
+func spawn(ctx context.Context, path string, env []string, stdout, stderr io.Writer) (*exec.Cmd, io.WriteCloser, error) {
+	for began := time.Now(); ; {
+		cmd := exec.CommandContext(ctx, path)
+		cmd.Env, cmd.Stdout, cmd.Stderr = env, stdout, stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+		cmd.Cancel = func() error { return kill(cmd) }
+		cmd.WaitDelay = pipeWait
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			return nil, nil, fmt.Errorf("make its standard input: %w", err)
+		}
+		err = cmd.Start()
+		if err == nil {
+			return cmd, stdin, nil
+		}
+		if !errors.Is(err, unix.ETXTBSY) || time.Since(began) > busyWait || ctx.Err() != nil {
+			return nil, nil, fmt.Errorf("start it: %w", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// kill ends the plugin and what it has started.
+func kill(cmd *exec.Cmd) error {
+	if err := unix.Kill(-cmd.Process.Pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// find looks for the plugin in CNI_PATH. It refuses this program itself, by whatever name: that would never end.
+func (r *Runner) find(plugin string) (string, error) {
+	self, _ := os.Stat("/proc/self/exe") // without /proc there is nothing to compare with
+	for _, dir := range filepath.SplitList(r.Path) {
+		path := filepath.Join(dir, plugin)
+		info, err := os.Stat(path)
+		if err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if !r.allowSelf && self != nil && os.SameFile(self, info) {
+			return "", fmt.Errorf("%s is meta-cni itself, which cannot be one of its own networks", path)
+		}
+		return path, nil
+	}
+	return "", fmt.Errorf("there is no such plugin in CNI_PATH (%s): install it, or correct the network's configuration", r.Path)
+}
+
+// environ is this process's environment with the CNI variables of this call: what the runtime would give the plugin.
+func environ(set map[string]string) []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		if _, ok := set[name]; !ok {
+			env = append(env, kv)
+		}
+	}
+	for _, name := range []string{
+		"CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH",
+	} {
+		env = append(env, name+"="+set[name])
+	}
+	return env
+}
+
+// limited keeps the first max bytes and fails after them, which ends the plugin's pipe.
+type limited struct {
+	data []byte
+	max  int
+	over bool
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if len(l.data)+len(p) > l.max {
+		l.over = true
+		return 0, fmt.Errorf("it printed more than %d bytes", l.max)
+	}
+	l.data = append(l.data, p...)
+	return len(p), nil
+}
+
+// tail keeps the last max bytes: the reason stands at the end.
+type tail struct {
+	data []byte
+	max  int
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.data = append(t.data, p...)
+	if extra := len(t.data) - t.max; extra > 0 {
+		t.data = append(t.data[:0], t.data[extra:]...)
+	}
+	return len(p), nil
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return d
+}

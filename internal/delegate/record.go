@@ -1,0 +1,105 @@
+// Package delegate carries out a plan: it runs the CNI plugins of a sandbox's networks in order, undoes them in reverse,
+// and keeps a record of each sandbox, so that whatever is killed can be finished by the next call.
+//
+// A record, as internal/journal keeps it in /var/lib/viaduct/pods/<container id>.json:
+//
+//	containerID, pod, ifName, args    what the runtime said at ADD
+//	netns    {path, dev, inode}       the sandbox's network namespace, and how to tell it from a later one at that path
+//	boot                              the boot that it belongs to
+//	phase                             planned | adding | added | deleting
+//	attachments [                     in the order of ADD: the default network, then the others
+//	  name, ifName, config, capabilities, device, defaultRoute, isDefault     see network.Attachment
+//	  phase                           planned: no plugin of it has run · adding: some may have · added: all have
+//	                                  deleting: its DEL failed, or may not have ended · gone: torn down
+//	  result                          what its last plugin answered, in the configuration's own cniVersion
+//	  deviceFile, deviceInfo          its file in devinfo/cni and what was in it after ADD
+//	]
+//
+// An attachment is on disk as adding before its first plugin starts, and as added with its result when its last one
+// answered. A record disappears only when everything in it is torn down.
+package delegate
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/containernetworking/cni/pkg/utils"
+
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+const (
+	// DefaultDir holds the records. They outlive a boot, because IPAM leases do.
+	DefaultDir = "/var/lib/viaduct/pods"
+	// DefaultRunDir says which plugin runs right now. Process ids mean nothing after a boot.
+	DefaultRunDir = "/run/viaduct/pods"
+)
+
+// Records is the store of Record in dir.
+func Records(dir string) journal.Store { return journal.Store{Dir: dir, Version: 1, Durable: true} }
+
+// A Phase says how far a sandbox or one of its attachments has come.
+type Phase string
+
+// The phases, in order.
+const (
+	Planned  Phase = "planned"
+	Adding   Phase = "adding"
+	Added    Phase = "added"
+	Deleting Phase = "deleting"
+	Gone     Phase = "gone"
+)
+
+// A Record is one sandbox: what was planned for it, how far that came, and what is needed to undo it.
+type Record struct {
+	ContainerID string      `json:"containerID"`
+	Pod         network.Pod `json:"pod"`
+	IfName      string      `json:"ifName"`
+	Args        string      `json:"args,omitempty"` // CNI_ARGS
+	Netns       Netns       `json:"netns"`
+	Boot        string      `json:"boot"`
+	Phase       Phase       `json:"phase"`
+	Attachments []Attached  `json:"attachments"`
+}
+
+// Attached is one attachment and what became of it.
+type Attached struct {
+	network.Attachment
+	Phase      Phase           `json:"phase"`
+	Result     json.RawMessage `json:"result,omitempty"`
+	DeviceFile string          `json:"deviceFile,omitempty"`
+	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
+}
+
+// HasExtra reports whether the pod has networks beside its default one.
+func (r *Record) HasExtra() bool { return len(r.Attachments) > 1 }
+
+// newRecord plans sb's attachments. What it refuses would be refused by a plugin or the kernel later, after the first
+// ones have run.
+func newRecord(sb Sandbox, ns Netns, attachments []network.Attachment) (*Record, error) {
+	rec := &Record{
+		ContainerID: sb.ContainerID, Pod: sb.Pod, IfName: sb.IfName, Args: sb.Args,
+		Netns: ns, Boot: bootID(), Phase: Planned,
+	}
+	taken := map[string]string{}
+	for _, a := range attachments {
+		if a.IsDefault {
+			a.IfName = sb.IfName
+		}
+		chain, err := ParseChain(a.Config)
+		if err != nil {
+			return nil, fmt.Errorf("network %s: %w", a.Name, err)
+		}
+		if bad := utils.ValidateInterfaceName(a.IfName); bad != nil {
+			return nil, invalid("network %s: interface %q: %v", a.Name, a.IfName, bad)
+		}
+		if other, ok := taken[a.IfName]; ok {
+			return nil, invalid("network %s: interface %s is already that of network %s", a.Name, a.IfName, other)
+		}
+		taken[a.IfName] = a.Name
+		a.Capabilities = chain.declared(a.Capabilities)
+		rec.Attachments = append(rec.Attachments, Attached{Attachment: a, Phase: Planned})
+	}
+	return rec, nil
+}

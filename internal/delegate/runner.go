@@ -1,0 +1,111 @@
+package delegate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/utils"
+
+	"github.com/viaduct-sriov/viaduct/internal/devinfo"
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+// DefaultLockWait bounds the wait for another call on the same container. Longer than DefaultTimeout: a hanging plugin is
+// killed first, and its undo follows.
+const DefaultLockWait = 90 * time.Second
+
+// A Runner runs CNI plugins on this node and keeps the records. Its methods may be called concurrently, from any number
+// of processes: each container has a lock.
+type Runner struct {
+	Records journal.Store // what each sandbox has; see Records
+	Running journal.Store // a Process by container id, while a plugin runs
+	Path    string        // CNI_PATH: where plugins are
+	Devices devinfo.Dir   // device-info files
+
+	Timeout  time.Duration // for one plugin; 0 means DefaultTimeout
+	LockWait time.Duration // for the container's lock; 0 means DefaultLockWait
+
+	Stderr io.Writer // what plugins that succeed wrote; nil drops it
+	Log    *slog.Logger
+
+	allowSelf bool // for tests, whose stand-in plugins are the test binary
+}
+
+// A Sandbox is what the runtime says with each call.
+type Sandbox struct {
+	ContainerID string
+	Netns       string // path; may be empty at DEL
+	IfName      string // the default network's interface, such as eth0
+	Args        string // CNI_ARGS, passed on as it is
+	Pod         network.Pod
+}
+
+func (sb Sandbox) check() error {
+	if err := journal.CheckKey(sb.ContainerID); err != nil {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_CONTAINERID: %v", err), "")
+	}
+	if bad := utils.ValidateContainerID(sb.ContainerID); bad != nil {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_CONTAINERID: %v", bad), "")
+	}
+	if bad := utils.ValidateInterfaceName(sb.IfName); bad != nil {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_IFNAME %q: %v", sb.IfName, bad), "")
+	}
+	return nil
+}
+
+// lock keeps every other call on the container away until release.
+func (r *Runner) lock(ctx context.Context, containerID string) (release func(), err error) {
+	wait := orDefault(r.LockWait, DefaultLockWait)
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("another call on this container did not end in %v", wait))
+	defer cancel()
+	l, err := r.Records.Lock(ctx, containerID)
+	if err != nil {
+		return nil, err
+	}
+	return func() { r.release(l, containerID) }, nil
+}
+
+// release removes the lock's file unless there is a record that it belongs to: container ids never come again.
+func (r *Runner) release(l *journal.Lock, containerID string) {
+	err := r.Running.Remove(containerID)
+	var rec json.RawMessage
+	if errors.Is(r.Records.Read(containerID, &rec), journal.ErrNotExist) {
+		err = errors.Join(err, l.UnlockAndRemove())
+	} else {
+		err = errors.Join(err, l.Unlock())
+	}
+	if err != nil {
+		r.Log.Warn("cannot give back the lock of a container", "container", containerID, "error", err)
+	}
+}
+
+// endLeftover ends what a killed call on the container has left running. Hold the lock.
+func (r *Runner) endLeftover(ctx context.Context, containerID string) error {
+	var p Process
+	switch err := r.Running.Read(containerID, &p); {
+	case errors.Is(err, journal.ErrNotExist):
+		return nil
+	case errors.Is(err, journal.ErrCorrupt), errors.Is(err, journal.ErrVersion):
+		return nil // not ours to read; the kernel has ended the plugin itself
+	case err != nil:
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("killed, but still there after 10 s"))
+	defer cancel()
+	return p.end(ctx, containerID)
+}
+
+// env is the environment of one plugin of one attachment.
+func (r *Runner) env(rec *Record, a *Attached, verb, netns string) map[string]string {
+	return map[string]string{
+		"CNI_COMMAND": verb, "CNI_CONTAINERID": rec.ContainerID, "CNI_NETNS": netns, "CNI_IFNAME": a.IfName,
+		"CNI_ARGS": rec.Args, "CNI_PATH": r.Path,
+	}
+}
