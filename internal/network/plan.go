@@ -32,8 +32,9 @@ type Attachment struct {
 	Capabilities map[string]json.RawMessage `json:"capabilities,omitempty"`
 	// Device is the device that this attachment uses, if it uses one.
 	Device *Device `json:"device,omitempty"`
-	// DefaultRoute says that the pod's default route goes through this attachment, by these gateways.
-	DefaultRoute []string `json:"defaultRoute,omitempty"`
+	// DefaultRoute, unless nil, says that the pod's default route goes through this attachment, by these gateways, and
+	// through no other. Empty: by the gateways that the attachment's own plugins set.
+	DefaultRoute []string `json:"defaultRoute"`
 	// IsDefault marks the pod's default network (the one that the runtime sees as eth0).
 	IsDefault bool `json:"isDefault,omitempty"`
 }

@@ -1,0 +1,105 @@
+// Meta-agent is the node agent of the meta CNI.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/viaduct-sriov/viaduct/internal/agent"
+	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+)
+
+const usage = `meta-agent runs once on each node, beside the CNI plugin meta-cni. It
+
+  - tells meta-cni which networks a pod gets: from the pod's annotation k8s.v1.cni.cncf.io/networks, the
+    NetworkAttachmentDefinitions that it names, and the devices that the kubelet gave to the pod;
+  - publishes what the pod got in its annotation k8s.v1.cni.cncf.io/network-status;
+  - keeps 00-viaduct.conflist in the CNI configuration folder, which makes the runtime call meta-cni, and in which the
+    node's own network is kept as it was. It is never removed when the agent stops: "vfctl node uninstall" does that.
+
+It needs to get, list and watch pods and network-attachment-definitions, to patch pods/status, and to create events.
+It waits for whatever is away: the API server, the kubelet, the node's own network.
+
+Usage: meta-agent [flags]
+
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stderr)
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "meta-agent:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // stop has run
+	}
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) error {
+	c := agent.Config{}
+	var (
+		kubeconfig string
+		level      slog.Level
+	)
+	fs := flag.NewFlagSet("meta-agent", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprint(stderr, usage)
+		fs.PrintDefaults()
+	}
+	fs.StringVar(&c.NodeName, "node-name", getenv("NODE_NAME"), "this node's `name` in the cluster; default $NODE_NAME")
+	fs.StringVar(&kubeconfig, "kubeconfig", "", "a kubeconfig `file`; without it, the pod's service account")
+	fs.StringVar(&c.Socket, "socket", agentapi.DefaultSocket, "the `path` where meta-cni asks")
+	fs.StringVar(&c.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "the runtime's `folder` of CNI configurations")
+	fs.StringVar(&c.BinDir, "cni-bin-dir", "/opt/cni/bin", "the runtime's `folder` of CNI plugins")
+	fs.StringVar(&c.NetworksDir, "networks-dir", "/etc/cni/multus/net.d",
+		"the `folder` of configurations for NetworkAttachmentDefinitions without a spec.config")
+	fs.StringVar(&c.JournalDir, "journal-dir", "/var/lib/viaduct/pods", "the `folder` of meta-cni's records")
+	fs.StringVar(&c.PodResourcesSocket, "pod-resources-socket", "/var/lib/kubelet/pod-resources/kubelet.sock",
+		"the kubelet's `socket` that tells which devices a pod has")
+	fs.StringVar(&c.MetricsAddress, "metrics-address", "127.0.0.1:9478", "`host:port` of /metrics, /healthz and /readyz; empty for none")
+	fs.TextVar(&level, "log-level", slog.LevelInfo, "the least `level` to log: debug, info, warn or error")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	if c.NodeName == "" {
+		return errors.New("no node name: set --node-name, or NODE_NAME from spec.nodeName in the DaemonSet")
+	}
+	c.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	var err error
+	if c.API, err = apiConfig(kubeconfig); err != nil {
+		return err
+	}
+	return agent.Run(ctx, c)
+}
+
+// apiConfig reads how to reach the API server. The service account's token is read again by client-go as it is rotated.
+func apiConfig(kubeconfig string) (*rest.Config, error) {
+	var (
+		config *rest.Config
+		err    error
+	)
+	if kubeconfig == "" {
+		config, err = rest.InClusterConfig()
+	} else {
+		config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find the API server (outside a pod, give --kubeconfig): %w", err)
+	}
+	config.UserAgent = "viaduct-meta-agent"
+	return config, nil
+}

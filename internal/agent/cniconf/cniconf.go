@@ -1,0 +1,162 @@
+// Package cniconf keeps the node's CNI configuration: the file that makes the container runtime call meta-cni, which in
+// turn calls what was the node's network before.
+package cniconf
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+const (
+	// FileName is our file. Runtimes take the first by name.
+	FileName = "00-viaduct.conflist"
+	// Plugin is the program that our file names.
+	Plugin = "meta-cni"
+	// tempName has none of the extensions that runtimes watch for.
+	tempName = ".00-viaduct.tmp"
+	// podAnnotations asks the runtime to pass the pod's annotations to the plugin; containerd does.
+	podAnnotations = "io.kubernetes.cri.pod-annotations"
+	maxFile        = network.MaxConfig
+)
+
+// What can be missing; test with errors.Is.
+var (
+	// ErrNoPlugin means that meta-cni is not installed yet.
+	ErrNoPlugin = errors.New("the plugin meta-cni is not installed")
+	// ErrNoDefault means that the node has no other network configuration yet.
+	ErrNoDefault = errors.New("the node's default network has no configuration")
+)
+
+// A Default is the node's own network.
+type Default struct {
+	File         string          // its name in the folder
+	List         json.RawMessage // as a CNI configuration list
+	Capabilities []string        // the union of what its plugins declare
+}
+
+// Find returns the network that the runtime would use without us: the first file by name that is valid, not ours, and
+// does not lead back to us. Skipped holds why files before it were passed over. The error wraps ErrNoDefault.
+func Find(dir string) (d Default, skipped []error, err error) {
+	names, err := list(dir)
+	if err != nil {
+		return d, nil, err
+	}
+	for _, name := range names {
+		if name == FileName {
+			continue
+		}
+		d, err := read(dir, name)
+		if err == nil {
+			return d, skipped, nil
+		}
+		skipped = append(skipped, fmt.Errorf("%s: %w", name, err))
+	}
+	return d, skipped, fmt.Errorf("%w: no usable .conf, .conflist or .json in %s; is a network add-on installed?", ErrNoDefault, dir)
+}
+
+// list names the files that a runtime reads, in its order.
+func list(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the CNI configurations: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if !e.IsDir() && slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(e.Name())) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+func read(dir, name string) (Default, error) {
+	path := filepath.Join(dir, name)
+	info, err := os.Stat(path)
+	if err != nil {
+		return Default{}, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return Default{}, fmt.Errorf("not a plain file of at most %d bytes", maxFile)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Default{}, err
+	}
+	config, capabilities, err := network.NormalizeList(data)
+	if err != nil {
+		return Default{}, err
+	}
+	return Default{File: name, List: config, Capabilities: capabilities}, nil
+}
+
+// Render makes our file: one plugin, with the default network's list in it. The runtime passes to a plugin what that
+// plugin declares, so it declares what the default network's plugins do. The list keeps its name: address leases are
+// filed under it.
+func Render(d Default) ([]byte, error) {
+	capabilities := map[string]bool{podAnnotations: true}
+	for _, c := range d.Capabilities {
+		capabilities[c] = true
+	}
+	type plugin struct {
+		Type         string            `json:"type"`
+		Capabilities map[string]bool   `json:"capabilities"`
+		Delegates    []json.RawMessage `json:"delegates"`
+	}
+	data, err := json.MarshalIndent(struct {
+		CNIVersion string   `json:"cniVersion"`
+		Name       string   `json:"name"`
+		Plugins    []plugin `json:"plugins"`
+	}{
+		// libcni sends STATUS and GC only from 1.1.0 on.
+		CNIVersion: "1.1.0", Name: "viaduct",
+		Plugins: []plugin{{Type: Plugin, Capabilities: capabilities, Delegates: []json.RawMessage{d.List}}},
+	}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode the CNI configuration: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
+// write puts our file in place by rename, within the folder: runtimes see a rename, and never half a file.
+func write(dir string, data []byte) (err error) {
+	temp := filepath.Join(dir, tempName)
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write the CNI configuration: %w", err)
+	}
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("write the CNI configuration: %w", err)
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(temp, filepath.Join(dir, FileName))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write the CNI configuration: %w", err), os.Remove(temp))
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync the CNI configuration's folder: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync the CNI configuration's folder: %w", err)
+	}
+	return nil
+}

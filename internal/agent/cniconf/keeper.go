@@ -1,0 +1,161 @@
+package cniconf
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// A Keeper keeps our file right: it appears when meta-cni and the default network are there, follows the default
+// network's file, and is put back when something moves or removes it. It is never removed here: a node without it would
+// start pods without their networks, or not at all.
+type Keeper struct {
+	// ConfDir and BinDir are the runtime's, such as /etc/cni/net.d and /opt/cni/bin.
+	ConfDir, BinDir string
+	Log             *slog.Logger
+	// Settle and Period replace, if not 0, how long a change rests before it is looked at (200 ms), and how often the
+	// folder is looked at without a change (30 s).
+	Settle, Period time.Duration
+
+	mu     sync.Mutex
+	err    error
+	writes int
+	said   string
+}
+
+// Err says what keeps our file from being in place; nil if nothing does.
+func (k *Keeper) Err() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.err
+}
+
+// Writes counts how often the file was written.
+func (k *Keeper) Writes() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.writes
+}
+
+// Run watches both folders until ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
+	settle, period := k.Settle, k.Period
+	if settle == 0 {
+		settle = 200 * time.Millisecond
+	}
+	if period == 0 {
+		period = 30 * time.Second
+	}
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch the CNI folders: %w", err)
+	}
+	defer watcher.Close()
+	for {
+		k.watch(watcher)
+		k.Reconcile()
+		if !wait(ctx, watcher, settle, period) {
+			return nil
+		}
+	}
+}
+
+// watch adds the folders again each time: one that was removed and made anew is another inode.
+func (k *Keeper) watch(watcher *fsnotify.Watcher) {
+	for _, dir := range []string{k.ConfDir, k.BinDir} {
+		if err := watcher.Add(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			k.Log.Warn("Cannot watch a CNI folder; looking at it from time to time", "folder", dir, "err", err)
+		}
+	}
+}
+
+// wait returns when something happened and the folders then rested, or when the period is over. Two components that fight
+// over one file get no more than one write a settle out of us.
+func wait(ctx context.Context, watcher *fsnotify.Watcher, settle, period time.Duration) bool {
+	timer := time.NewTimer(period)
+	defer timer.Stop()
+	changed := false
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-watcher.Events:
+			if !changed {
+				changed = true
+				timer.Reset(settle)
+			}
+		case <-watcher.Errors: // an overflow: something was missed
+			return true
+		}
+	}
+}
+
+// Reconcile looks once, and does what is to be done.
+func (k *Keeper) Reconcile() {
+	wrote, skipped, err := k.reconcile()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.err = err
+	if wrote != "" {
+		k.writes++
+		k.Log.Info("Wrote the node's CNI configuration", "file", filepath.Join(k.ConfDir, FileName), "defaultNetwork", wrote)
+	}
+	// Say each state once, not at every look.
+	said := fmt.Sprint(err, skipped)
+	if said != k.said {
+		k.said = said
+		for _, s := range skipped {
+			k.Log.Warn("Passed over a CNI configuration", "err", s)
+		}
+		if err != nil {
+			k.Log.Warn("The node's CNI configuration is not in place", "err", err)
+		}
+	}
+}
+
+func (k *Keeper) reconcile() (wrote string, skipped []error, err error) {
+	info, err := os.Stat(filepath.Join(k.BinDir, Plugin))
+	if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+		return "", nil, fmt.Errorf("%w in %s", ErrNoPlugin, k.BinDir)
+	}
+	d, skipped, err := Find(k.ConfDir)
+	if err != nil {
+		return "", skipped, err
+	}
+	want, err := Render(d)
+	if err != nil {
+		return "", skipped, err
+	}
+	have, err := os.ReadFile(filepath.Join(k.ConfDir, FileName))
+	if err != nil || !bytes.Equal(have, want) {
+		if err := write(k.ConfDir, want); err != nil {
+			return "", skipped, err
+		}
+		wrote = d.File
+	}
+	return wrote, skipped, k.checkFirst()
+}
+
+// checkFirst sees whether the runtime uses our file.
+func (k *Keeper) checkFirst() error {
+	names, err := list(k.ConfDir)
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 && names[0] != FileName {
+		return fmt.Errorf("the runtime uses %s, which comes before %s: rename it, or pods get no extra networks",
+			filepath.Join(k.ConfDir, names[0]), FileName)
+	}
+	return nil
+}

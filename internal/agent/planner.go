@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+// A Planner answers which networks a sandbox gets.
+type Planner struct {
+	Kube    *Kube
+	Kubelet *Kubelet
+	// OnDisk finds the configuration of a definition that has none of its own.
+	OnDisk ConfigFolder
+}
+
+// Plan makes one sandbox's plan. The error is an *agentapi.Error.
+func (p *Planner) Plan(ctx context.Context, ask agentapi.Plan) (*network.Plan, error) {
+	plan, err := p.plan(ctx, ask)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	return plan, nil
+}
+
+func (p *Planner) plan(ctx context.Context, ask agentapi.Plan) (*network.Plan, error) {
+	annotations := ask.Annotations
+	if annotations == nil {
+		var err error
+		if annotations, _, err = p.Kube.Pod(ctx, ask.Pod); err != nil {
+			return nil, err
+		}
+	}
+	wants, err := network.ParseAnnotations(ask.Pod, annotations)
+	if err != nil {
+		return nil, err
+	}
+	definitions, err := p.definitions(ctx, wants.References())
+	if err != nil {
+		return nil, err
+	}
+	var devices map[string][]string
+	if wants.NeedsDevices(definitions) {
+		if devices, err = p.Kubelet.Devices(ctx, ask.Pod); err != nil {
+			return nil, err
+		}
+	}
+	return wants.Plan(definitions, devices)
+}
+
+// definitions fetches what is not cached side by side: a slow API server then costs one round trip.
+func (p *Planner) definitions(ctx context.Context, refs []network.Reference) (map[network.Reference]*network.Definition, error) {
+	found := make([]*network.Definition, len(refs))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, ref := range refs {
+		g.Go(func() (err error) {
+			if found[i], err = p.Kube.Definition(ctx, ref); err != nil || found[i] == nil || !found[i].OnDisk() {
+				return err
+			}
+			found[i], err = p.OnDisk.Complete(found[i])
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	byRef := make(map[network.Reference]*network.Definition, len(refs))
+	for i, ref := range refs {
+		byRef[ref] = found[i]
+	}
+	return byRef, nil
+}
+
+// The CNI error codes of a refusal.
+const (
+	codeInvalidConfig = 7
+	codeTryAgain      = 11
+)
+
+// refusal puts an error into the stub's terms: 7 for what the pod's or the definition's author can mend, else 11.
+func refusal(err error) *agentapi.Error {
+	var already *agentapi.Error
+	if errors.As(err, &already) {
+		return already
+	}
+	e := &agentapi.Error{Code: codeTryAgain, Message: strings.ReplaceAll(err.Error(), "\n", "; ")}
+	if errors.Is(err, network.ErrInvalid) {
+		e.Code = codeInvalidConfig
+	}
+	return e
+}

@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
+
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+// ErrKubelet means that the kubelet did not say which devices a pod has.
+var ErrKubelet = errors.New("the kubelet does not say which devices the pod has")
+
+// A Kubelet answers which devices a pod was given, over one connection to the kubelet's podresources socket.
+type Kubelet struct {
+	conn   *grpc.ClientConn
+	client podresources.PodResourcesListerClient
+	budget time.Duration
+	// noGet remembers that this kubelet does not serve Get (before 1.34 it is off by default). A restarted kubelet may:
+	// any other failure forgets it.
+	noGet atomic.Bool
+}
+
+// NewKubelet prepares the connection; it is made when it is first needed and again after a restart of the kubelet.
+func NewKubelet(socket string) (*Kubelet, error) {
+	conn, err := grpc.NewClient("unix://"+socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // a unix socket that only root can open
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+	if err != nil {
+		return nil, fmt.Errorf("prepare a connection to %s: %w", socket, err)
+	}
+	return &Kubelet{conn: conn, client: podresources.NewPodResourcesListerClient(conn), budget: 10 * time.Second}, nil
+}
+
+// Close ends the connection.
+func (k *Kubelet) Close() error { return k.conn.Close() }
+
+// Devices returns the ids of the pod's devices by resource, in the kubelet's order, which varies. The error wraps
+// ErrKubelet. The kubelet answers by name alone; it has at most one pod of a name.
+func (k *Kubelet) Devices(ctx context.Context, pod network.Pod) (map[string][]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, k.budget)
+	defer cancel()
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		containers, err := k.containers(ctx, pod)
+		if err == nil {
+			return collect(containers), nil
+		}
+		// The kubelet answers 100 requests a second in all, and is away while it restarts.
+		code := status.Code(err)
+		if code != codes.ResourceExhausted && code != codes.Unavailable {
+			return nil, fmt.Errorf("%w: pod %s/%s: %w", ErrKubelet, pod.Namespace, pod.Name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: pod %s/%s: %w", ErrKubelet, pod.Namespace, pod.Name, err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (k *Kubelet) containers(ctx context.Context, pod network.Pod) ([]*podresources.ContainerResources, error) {
+	if !k.noGet.Load() {
+		answer, err := k.client.Get(ctx, &podresources.GetPodResourcesRequest{PodNamespace: pod.Namespace, PodName: pod.Name})
+		if !getNotServed(err) {
+			return answer.GetPodResources().GetContainers(), err
+		}
+		k.noGet.Store(true)
+	}
+	answer, err := k.client.List(ctx, &podresources.ListPodResourcesRequest{})
+	if err != nil {
+		k.noGet.Store(false)
+		return nil, err
+	}
+	for _, p := range answer.GetPodResources() {
+		if p.GetNamespace() == pod.Namespace && p.GetName() == pod.Name {
+			return p.GetContainers(), nil
+		}
+	}
+	return nil, fmt.Errorf("it lists no such pod")
+}
+
+// getNotServed tells a kubelet without Get from one that refuses: with the feature gate off, it says so in words only.
+func getNotServed(err error) bool {
+	return status.Code(err) == codes.Unimplemented || (err != nil && strings.Contains(err.Error(), "Get method disabled"))
+}
+
+func collect(containers []*podresources.ContainerResources) map[string][]string {
+	ids := map[string][]string{}
+	for _, c := range containers {
+		for _, d := range c.GetDevices() {
+			ids[d.GetResourceName()] = append(ids[d.GetResourceName()], d.GetDeviceIds()...)
+		}
+	}
+	return ids
+}

@@ -1,0 +1,193 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+// ErrPeer means that somebody other than root connected.
+var ErrPeer = errors.New("only root may ask the agent")
+
+const (
+	// maxRequests bounds how many requests are worked on at once; the others wait in the socket's queue, in order.
+	maxRequests = 128
+	// frameWait bounds how long a peer may take to send its request or to take its answer.
+	frameWait = 10 * time.Second
+	// answerWait bounds the work on one request: what the stub waits, less what it takes to tell it.
+	answerWait = agentapi.AnswerWait - 5*time.Second
+)
+
+// A Server answers the stub on a unix socket.
+type Server struct {
+	Path   string
+	Plan   func(context.Context, agentapi.Plan) (*network.Plan, error)
+	Report func(context.Context, agentapi.Report) error
+	Log    *slog.Logger
+}
+
+// Run listens and answers until ctx ends, then finishes what it has begun.
+func (s *Server) Run(ctx context.Context) error {
+	l, err := listen(s.Path)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	free := make(chan struct{}, maxRequests)
+	for {
+		free <- struct{}{}
+		conn, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept on %s: %w", s.Path, err)
+		}
+		wg.Go(func() {
+			defer func() { <-free }()
+			if err := s.serve(context.WithoutCancel(ctx), conn); err != nil {
+				s.Log.Warn("A request on the agent's socket failed", "err", err)
+			}
+		})
+	}
+}
+
+// listen takes the socket's path over by rename: there is no moment without an agent while one replaces another, and what
+// a killed agent left is no obstacle.
+func listen(path string) (*net.UnixListener, error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the socket's folder: %w", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("close the socket's folder to others: %w", err)
+	}
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("clear the way for the socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	// It would remove temp, or what the next agent has put there. A dead socket refuses a connection as fast as none.
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(temp, 0o600), os.Rename(temp, path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("put the socket in place: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+func (s *Server) serve(ctx context.Context, conn *net.UnixConn) (err error) {
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if err := checkPeer(conn); err != nil {
+		return err
+	}
+	if err := conn.SetDeadline(time.Now().Add(frameWait)); err != nil {
+		return fmt.Errorf("set a deadline: %w", err)
+	}
+	var req agentapi.Request
+	if err := agentapi.ReadFrame(conn, &req); err != nil {
+		return fmt.Errorf("read the request: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	answer := s.answer(ctx, req)
+	if err := conn.SetDeadline(time.Now().Add(frameWait)); err != nil {
+		return fmt.Errorf("set a deadline: %w", err)
+	}
+	if err := agentapi.WriteFrame(conn, answer); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) answer(ctx context.Context, req agentapi.Request) (answer agentapi.Response) {
+	answer.Version = agentapi.Version
+	var err error
+	switch {
+	case req.Version != agentapi.Version:
+		err = &agentapi.Error{
+			Code:    codeTryAgain,
+			Message: fmt.Sprintf("meta-cni speaks protocol version %d, the node agent speaks %d", req.Version, agentapi.Version),
+			Details: "an upgrade is under way; if this stays, install meta-cni and meta-agent of the same release",
+		}
+	case req.Plan != nil && req.Report == nil:
+		answer.Plan, err = s.Plan(ctx, *req.Plan)
+	case req.Report != nil && req.Plan == nil:
+		err = s.Report(ctx, *req.Report)
+	default:
+		err = &agentapi.Error{Code: codeTryAgain, Message: "the request holds not exactly one question"}
+	}
+	if err != nil {
+		answer.Plan, answer.Error = nil, refusal(err)
+	}
+	return answer
+}
+
+// checkPeer asks the kernel who connected. The socket's mode says the same; this holds where somebody loosened it.
+func checkPeer(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("look at the peer: %w", err)
+	}
+	var (
+		cred  *unix.Ucred
+		inner error
+	)
+	if err := raw.Control(func(fd uintptr) { cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return fmt.Errorf("look at the peer: %w", err)
+	}
+	if inner != nil {
+		return fmt.Errorf("look at the peer: %w", inner)
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("%w: user %d did, process %d", ErrPeer, cred.Uid, cred.Pid)
+	}
+	return nil
+}
+
+// A Publisher writes network-status.
+type Publisher struct {
+	Kube *Kube
+	mu   sync.Mutex
+	sent map[string]string // what was last published, by UID, until the informer shows it
+}
+
+// reportBudget is how long a pod's start waits for its network-status.
+const reportBudget = 2 * time.Second
+
+// maxStatus leaves room in an object's annotations, 256 KiB in all.
+const maxStatus = 128 << 10
+
+// Report publishes what the stub reports.
+func (p *Publisher) Report(ctx context.Context, r agentapi.Report) error {
+	ctx, cancel := context.WithTimeout(ctx, reportBudget)
+	defer cancel()
+	return p.Publish(ctx, r.Pod, r.Status)
+}
+
+// Publish writes network-status unless the pod has it already.
+func (p *Publisher) Publish(ctx context.Context, pod network.Pod, status json.RawMessage) error {
+	if len(status) == 0 || len(status) > maxStatus || !json.Valid(status) {
+		return fmt.Errorf("publish network-status of pod %s/%s: the report is empty, not JSON, or over %d bytes", pod.Namespace, pod.Name, maxStatus)
+	}
+	return p.Kube.PatchStatus(ctx, pod, status)
+}

@@ -1,0 +1,279 @@
+package network
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// A Definition is a NetworkAttachmentDefinition, parsed once: read-only, and safe for concurrent use.
+type Definition struct {
+	Namespace, Name string
+	// Resource is the extended resource whose devices the network attaches; empty if it takes none.
+	Resource string
+	// Err says why the definition cannot be used; nil if it can.
+	Err error
+
+	list    object // the list's own keys, without plugins
+	plugins []plugin
+	config  json.RawMessage // the whole list, as it is when a pod asks for nothing special
+}
+
+type plugin struct {
+	typ          string
+	ipam         string // the IPAM plugin's type
+	device       string // a device id that the definition's author wrote
+	capabilities map[string]bool
+	conf         object
+}
+
+// ParseDefinition reads what a NetworkAttachmentDefinition holds: the annotation of the resource, and spec.config. An
+// empty config means that the node's disk has the configuration (see OnDisk and WithConfig). It always returns a
+// Definition; what is wrong with it is in Err, so that only the pods that use it are told.
+func ParseDefinition(namespace, name, resource, config string) *Definition {
+	d := &Definition{Namespace: namespace, Name: name, Resource: strings.TrimSpace(resource)}
+	if d.Resource != "" && (len(d.Resource) > 317 || !qualified.MatchString(d.Resource)) {
+		d.fail(problem("write it as in the pod's limits, such as intel.com/sriov", "%s is not a resource's name", quote(d.Resource)).
+			at("metadata.annotations[" + ResourceAnnotation + "]"))
+		return d
+	}
+	if strings.TrimSpace(config) != "" {
+		d.fail(d.parse([]byte(config)).at("spec.config"))
+	}
+	return d
+}
+
+// Network is the definition as "namespace/name".
+func (d *Definition) Network() string { return d.Namespace + "/" + d.Name }
+
+// OnDisk reports whether the definition leaves its configuration to a file on the node.
+func (d *Definition) OnDisk() bool { return d.Err == nil && d.config == nil }
+
+// WithConfig returns the definition with a configuration that was read from the node's disk, at path.
+func (d *Definition) WithConfig(path string, config []byte) *Definition {
+	c := &Definition{Namespace: d.Namespace, Name: d.Name, Resource: d.Resource}
+	c.fail(c.parse(config).at("file " + path))
+	return c
+}
+
+func (d *Definition) fail(err *Error) {
+	if err != nil {
+		d.Err = err.of(Pod{}, d.Network())
+	}
+}
+
+func (d *Definition) parse(config []byte) *Error {
+	list, plugins, err := parseConfig(config)
+	if err != nil {
+		return err
+	}
+	if _, named := list["name"]; !named {
+		list["name"] = encode(d.Name)
+	}
+	d.list, d.plugins = list, plugins
+	d.config = render(list, plugins)
+	return nil
+}
+
+// NormalizeList reads a CNI configuration, a list or a single plugin's, and returns it as a list, with the union of the
+// capabilities that its plugins declare. The error wraps ErrInvalid.
+func NormalizeList(config []byte) (list json.RawMessage, capabilities []string, err error) {
+	keys, plugins, bad := parseConfig(config)
+	if bad != nil {
+		return nil, nil, bad
+	}
+	if _, named := keys["name"]; !named {
+		return nil, nil, problem("give the network a name", "the key is missing").at("name")
+	}
+	union := map[string]bool{}
+	for _, p := range plugins {
+		maps.Copy(union, p.capabilities)
+	}
+	return render(keys, plugins), slices.Sorted(maps.Keys(union)), nil
+}
+
+func parseConfig(config []byte) (object, []plugin, *Error) {
+	if len(config) > MaxConfig {
+		return nil, nil, problem("shorten it", "it has %d bytes, %d at most", len(config), MaxConfig)
+	}
+	if err := checkJSON(config); err != nil {
+		return nil, nil, err
+	}
+	list, err := decodeObject(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	raws, err := splitPlugins(list)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkListKeys(list); err != nil {
+		return nil, nil, err
+	}
+	plugins := make([]plugin, 0, len(raws))
+	for i, raw := range raws {
+		p, err := parsePlugin(raw)
+		if err != nil && len(raws) > 1 {
+			err = err.at(fmt.Sprintf("plugins[%d]", i))
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		plugins = append(plugins, p)
+	}
+	return list, plugins, nil
+}
+
+// splitPlugins takes the plugins out of a list, or makes a list of one out of a single plugin's configuration.
+func splitPlugins(list object) ([]json.RawMessage, *Error) {
+	if err := canonical(list, "cniVersion", "cniVersions", "name", "plugins"); err != nil {
+		return nil, err
+	}
+	if raw, isList := list["plugins"]; isList {
+		delete(list, "plugins")
+		raws, err := decodeList(raw)
+		switch {
+		case err != nil:
+			return nil, err.at("plugins")
+		case len(raws) == 0:
+			return nil, problem(`write at least one, such as {"type": "bridge"}`, "the list is empty").at("plugins")
+		case len(raws) > MaxPlugins:
+			return nil, problem("chain fewer", "%d plugins, %d at most", len(raws), MaxPlugins).at("plugins")
+		}
+		return raws, nil
+	}
+	if err := canonical(list, "type"); err != nil {
+		return nil, err
+	}
+	if _, single := list["type"]; !single {
+		return nil, problem(`write {"type": "bridge", …} or {"plugins": [{"type": "bridge", …}]}`, "it has neither type nor plugins")
+	}
+	conf := maps.Clone(list)
+	for key := range list {
+		switch key {
+		case "name", "cniVersion", "cniVersions":
+			delete(conf, key)
+		default:
+			delete(list, key)
+		}
+	}
+	return []json.RawMessage{encode(conf)}, nil
+}
+
+func checkListKeys(list object) *Error {
+	if raw, ok := list["name"]; ok {
+		name, err := decodeString(raw)
+		if err == nil && name == "" {
+			delete(list, "name")
+		} else if err == nil && (len(name) > 200 || !cniNamePattern.MatchString(name)) {
+			err = problem("use letters, digits, '.', '_' and '-'", "%s cannot be a CNI network's name", quote(name))
+		}
+		if err != nil {
+			return err.at("name")
+		}
+	}
+	raw, ok := list["cniVersion"]
+	if !ok {
+		if _, several := list["cniVersions"]; !several {
+			list["cniVersion"] = encode("0.1.0") // what the CNI specification says of a configuration without
+		}
+		return nil
+	}
+	v, err := decodeString(raw)
+	if err == nil && !versionPattern.MatchString(v) {
+		err = problem("write a version of the CNI specification, such as 1.0.0", "%s is not a version", quote(v))
+	}
+	return err.at("cniVersion")
+}
+
+// reserved are the keys that the runtime fills in, or that decide which program runs.
+var reserved = []string{"type", "ipam", "args", "capabilities", "deviceID", "pciBusID", "runtimeConfig", "prevResult"}
+
+func parsePlugin(raw json.RawMessage) (p plugin, err *Error) {
+	if p.conf, err = decodeObject(raw); err != nil {
+		return p, err
+	}
+	if err = canonical(p.conf, reserved...); err != nil {
+		return p, err
+	}
+	// These two are the runtime's to say: an author could name another pod's device with them.
+	delete(p.conf, "runtimeConfig")
+	delete(p.conf, "prevResult")
+	if p.typ, err = stringKey(p.conf, "type", checkPluginType); err != nil {
+		return p, err
+	}
+	if p.typ == "" {
+		return p, problem("name a plugin, such as bridge", "the key is missing").at("type")
+	}
+	if p.capabilities, err = parseCapabilities(p.conf["capabilities"]); err != nil {
+		return p, err.at("capabilities")
+	}
+	if p.ipam, err = parseIPAM(p.conf); err != nil {
+		return p, err.at("ipam")
+	}
+	ids := [2]string{}
+	for i, key := range []string{"deviceID", "pciBusID"} {
+		if ids[i], err = stringKey(p.conf, key, checkDeviceID); err != nil {
+			return p, err
+		}
+	}
+	p.device = cmp.Or(ids[0], ids[1])
+	if ids[0] != "" && ids[1] != "" && ids[0] != ids[1] {
+		return p, problem("keep one", "deviceID %s and pciBusID %s are two devices", ids[0], ids[1])
+	}
+	return p, nil
+}
+
+func parseIPAM(conf object) (string, *Error) {
+	raw, ok := conf["ipam"]
+	if !ok || isNull(raw) {
+		return "", nil
+	}
+	ipam, err := decodeObject(raw)
+	if err != nil {
+		return "", err
+	}
+	if err := canonical(ipam, "type"); err != nil {
+		return "", err
+	}
+	conf["ipam"] = encode(ipam)
+	return stringKey(ipam, "type", checkPluginType)
+}
+
+func parseCapabilities(raw json.RawMessage) (map[string]bool, *Error) {
+	if raw == nil || isNull(raw) {
+		return nil, nil
+	}
+	declared := map[string]bool{}
+	if err := json.Unmarshal(raw, &declared); err != nil {
+		return nil, problem(`write {"mac": true}`, "%s is not an object of true and false", quote(string(raw)))
+	}
+	maps.DeleteFunc(declared, func(_ string, on bool) bool { return !on })
+	return declared, nil
+}
+
+// stringKey reads an optional string; a missing, null or empty one is "".
+func stringKey(o object, key string, check func(string) *Error) (string, *Error) {
+	raw, ok := o[key]
+	if !ok || isNull(raw) {
+		return "", nil
+	}
+	s, err := decodeString(raw)
+	if err == nil && s != "" {
+		err = check(s)
+	}
+	return s, err.at(key)
+}
+
+func render(list object, plugins []plugin) json.RawMessage {
+	confs := make([]object, len(plugins))
+	for i, p := range plugins {
+		confs[i] = p.conf
+	}
+	whole := maps.Clone(list)
+	whole["plugins"] = encode(confs)
+	return encode(whole)
+}

@@ -1,0 +1,165 @@
+package network
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// needsDevice are the plugins that do nothing without a device of the pod's own.
+var needsDevice = []string{"sriov", "ib-sriov", "accelerated-bridge"}
+
+// stock is what is left of the pod's devices while networks take theirs.
+type stock struct {
+	had  map[string][]string // by resource, sorted: podresources answers in another order each time
+	left map[string][]string
+}
+
+func newStock(devices map[string][]string) *stock {
+	s := &stock{had: map[string][]string{}, left: map[string][]string{}}
+	for resource, ids := range devices {
+		sorted := slices.Compact(slices.Sorted(slices.Values(ids))) // a device on two NUMA nodes is listed twice
+		if len(sorted) > 0 {
+			s.had[resource], s.left[resource] = sorted, slices.Clone(sorted)
+		}
+	}
+	return s
+}
+
+func (s *stock) take(resource, id string) bool {
+	i := slices.Index(s.left[resource], id)
+	if i < 0 {
+		return false
+	}
+	s.left[resource] = slices.Delete(s.left[resource], i, i+1)
+	return true
+}
+
+// owner finds the resource that id belongs to.
+func (s *stock) owner(id string) string {
+	for _, resource := range slices.Sorted(maps.Keys(s.had)) {
+		if slices.Contains(s.had[resource], id) {
+			return resource
+		}
+	}
+	return ""
+}
+
+func (s *stock) String() string {
+	if len(s.had) == 0 {
+		return "the kubelet gave it no device"
+	}
+	var parts []string
+	for _, resource := range slices.Sorted(maps.Keys(s.had)) {
+		parts = append(parts, fmt.Sprintf("%s (%s)", resource, strings.Join(s.had[resource], ", ")))
+	}
+	text := strings.Join(parts, ", ")
+	if len(text) > 400 {
+		text = text[:400] + "…"
+	}
+	return "the kubelet gave it " + text
+}
+
+// assignDevices gives each network that takes a device one of the pod's: first those that name theirs, then the others in
+// order, from the sorted ids. Nil where a network takes none.
+func assignDevices(all []Selection, defs []*Definition, devices map[string][]string) ([]*Device, *Error) {
+	s := newStock(devices)
+	ids := make([]*Device, len(all))
+	for i, d := range defs {
+		asked, key := askedDevice(all[i], d)
+		if asked == "" {
+			continue
+		}
+		device, err := s.takeAsked(d, asked, key)
+		if err != nil {
+			return nil, err.of(Pod{}, d.Network())
+		}
+		ids[i] = device
+	}
+	for i, d := range defs {
+		if ids[i] != nil {
+			continue
+		}
+		if d.Resource == "" {
+			if err := checkNeedsNone(d, s); err != nil {
+				return nil, err.of(Pod{}, d.Network())
+			}
+			continue
+		}
+		if len(s.left[d.Resource]) == 0 {
+			return nil, missingDevice(d, defs, s).of(Pod{}, d.Network())
+		}
+		ids[i] = &Device{Resource: d.Resource, ID: s.left[d.Resource][0]}
+		s.take(d.Resource, ids[i].ID)
+	}
+	return ids, nil
+}
+
+// askedDevice is the device that the pod, or else the definition's author, names. A definition with a resource gets the
+// pod's devices whatever its author wrote, as with Multus.
+func askedDevice(sel Selection, d *Definition) (id, key string) {
+	if sel.DeviceID != "" {
+		return sel.DeviceID, "deviceID"
+	}
+	if d.Resource != "" {
+		return "", ""
+	}
+	for _, p := range d.plugins {
+		if p.device != "" {
+			return p.device, "spec.config.deviceID"
+		}
+	}
+	return "", ""
+}
+
+func (s *stock) takeAsked(d *Definition, id, key string) (*Device, *Error) {
+	resource := d.Resource
+	if resource == "" {
+		resource = s.owner(id)
+	}
+	if !slices.Contains(s.had[resource], id) {
+		return nil, problem("remove it, and let the pod request the resource in its limits: the device is then chosen for it",
+			"the device %s is not the pod's: %v", id, s).at(key)
+	}
+	if !s.take(resource, id) {
+		return nil, problem("name each device once", "another network of this pod has the device %s already", id).at(key)
+	}
+	return &Device{Resource: resource, ID: id}, nil
+}
+
+func checkNeedsNone(d *Definition, s *stock) *Error {
+	for _, p := range d.plugins {
+		if slices.Contains(needsDevice, p.typ) {
+			return problem(fmt.Sprintf("add the annotation %s: <resource> (such as intel.com/sriov) to the definition %s, and request that resource in the pod's limits",
+				ResourceAnnotation, d.Network()),
+				"the plugin %s needs a device, and the definition names no resource to take it from; %v", p.typ, s)
+		}
+	}
+	return nil
+}
+
+func missingDevice(d *Definition, defs []*Definition, s *stock) *Error {
+	wanted := 0
+	for _, other := range defs {
+		if other.Resource == d.Resource {
+			wanted++
+		}
+	}
+	remedy := fmt.Sprintf("add %s: %q to the resources.limits of one of its containers (an init container's devices do not count)",
+		d.Resource, fmt.Sprint(wanted))
+	return problem(remedy, "the pod's networks need %d of the resource %s, the pod has %d; %v", wanted, d.Resource, len(s.had[d.Resource]), s).
+		at(ResourceAnnotation)
+}
+
+// NeedsDevices reports whether Plan needs to know the pod's devices: some network takes one, or names one.
+func (w Wants) NeedsDevices(definitions map[Reference]*Definition) bool {
+	return slices.ContainsFunc(w.all(), func(s Selection) bool {
+		d := definitions[Reference{s.Namespace, s.Name}]
+		if d == nil {
+			return false
+		}
+		id, _ := askedDevice(s, d)
+		return id != "" || d.Resource != "" || checkNeedsNone(d, &stock{}) != nil
+	})
+}

@@ -1,0 +1,102 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// ErrInvalid is wrapped by every error that the author of a pod or of a definition can mend.
+var ErrInvalid = errors.New("invalid network request")
+
+// An Error says which pod asked for which network, which key is wrong and how, and what to do about it. Parts that do not
+// apply are empty.
+type Error struct {
+	Pod     Pod
+	Network string // "namespace/definition"
+	Key     string // an annotation's or a configuration's key, or a path of such
+	Problem string // what was found and what was expected
+	Remedy  string // what to do
+}
+
+func (e *Error) Error() string {
+	var where []string
+	if e.Pod.Name != "" {
+		where = append(where, "pod "+e.Pod.Namespace+"/"+e.Pod.Name)
+	}
+	if e.Network != "" {
+		where = append(where, "network "+e.Network)
+	}
+	if e.Key != "" {
+		where = append(where, "key "+e.Key)
+	}
+	s := e.Problem
+	if len(where) > 0 {
+		s = strings.Join(where, ", ") + ": " + s
+	}
+	if e.Remedy != "" {
+		s += "; " + e.Remedy
+	}
+	return s
+}
+
+// Unwrap makes every Error an ErrInvalid.
+func (e *Error) Unwrap() error { return ErrInvalid }
+
+// problem starts an Error that knows only what is wrong; callers add the pod, the network and the key as they know them.
+func problem(remedy, format string, args ...any) *Error {
+	return &Error{Problem: fmt.Sprintf(format, args...), Remedy: remedy}
+}
+
+// at returns the error with the outer key put before its own.
+func (e *Error) at(key string) *Error {
+	if e == nil {
+		return nil
+	}
+	c := *e
+	switch {
+	case c.Key == "":
+		c.Key = key
+	case strings.HasPrefix(c.Key, "["):
+		c.Key = key + c.Key
+	default:
+		c.Key = key + "." + c.Key
+	}
+	return &c
+}
+
+// of returns the error with the pod and the network filled in where it has none.
+func (e *Error) of(pod Pod, network string) *Error {
+	if e == nil {
+		return nil
+	}
+	c := *e
+	if c.Pod.Name == "" {
+		c.Pod = pod
+	}
+	if c.Network == "" {
+		c.Network = network
+	}
+	return &c
+}
+
+// quote shows a value of the user's: with escapes for what a terminal would act on, and never more than a line.
+func quote(s string) string {
+	const most = 80
+	if len(s) > most {
+		return strconv.QuoteToASCII(s[:most]) + "…"
+	}
+	return strconv.QuoteToASCII(s)
+}
+
+// faults gathers errors, so that an author sees all of them at once.
+type faults struct{ list []error }
+
+func (f *faults) add(err *Error) {
+	if err != nil {
+		f.list = append(f.list, err)
+	}
+}
+
+func (f *faults) err() error { return errors.Join(f.list...) }

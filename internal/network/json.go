@@ -1,0 +1,145 @@
+package network
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Bounds on what a pod's or a definition's author can hand in. The honest maximum is far below each.
+const (
+	// MaxAnnotation is the longest networks annotation, in bytes: Kubernetes' own limit on all annotations of an object.
+	MaxAnnotation = 256 << 10
+	// MaxConfig is the longest configuration of one definition, in bytes.
+	MaxConfig = 256 << 10
+	// MaxAttachments is how many networks one pod can have beside the default.
+	MaxAttachments = 32
+	// MaxPlugins is how many plugins one network can chain.
+	MaxPlugins = 16
+	// MaxPlan bounds all configurations of one plan together, in bytes, so that the answer fits a protocol frame.
+	MaxPlan = 3 << 20
+
+	maxDepth = 64
+)
+
+// checkJSON refuses what decoders read differently from one another: two keys of one name in an object (Go takes the
+// last, others the first), documents behind the first, and nesting that costs its reader a stack.
+func checkJSON(data []byte) *Error {
+	if !json.Valid(data) {
+		return problem("check commas, quotes and brackets", "it is not JSON: %v", syntaxError(data))
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	type level struct {
+		keys map[string]bool // nil in an array
+		key  bool            // the next string is a key
+	}
+	var open []level
+	for {
+		tok, err := dec.Token()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return problem("check commas, quotes and brackets", "it is not JSON: %v", err)
+		}
+		switch tok {
+		case json.Delim('{'), json.Delim('['):
+			if len(open) == maxDepth {
+				return problem("flatten it", "it is nested more than %d levels deep", maxDepth)
+			}
+			l := level{}
+			if tok == json.Delim('{') {
+				l = level{keys: map[string]bool{}, key: true}
+			}
+			open = append(open, l)
+			continue
+		case json.Delim('}'), json.Delim(']'):
+			open = open[:len(open)-1]
+		}
+		if len(open) == 0 {
+			continue
+		}
+		top := &open[len(open)-1]
+		if top.keys == nil {
+			continue
+		}
+		if s, ok := tok.(string); ok && top.key {
+			if top.keys[s] {
+				return problem("keep one of them", "the key %s is there twice in one object", quote(s))
+			}
+			top.keys[s], top.key = true, false
+			continue
+		}
+		top.key = true
+	}
+}
+
+// syntaxError finds where the JSON breaks, in words that point into the text.
+func syntaxError(data []byte) error {
+	err := json.Unmarshal(data, new(any))
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		from := max(0, int(syntax.Offset)-20)
+		return fmt.Errorf("%w, at byte %d, after %s", err, syntax.Offset, quote(string(data[from:min(int(syntax.Offset), len(data))])))
+	}
+	return err
+}
+
+type object = map[string]json.RawMessage
+
+func decodeObject(raw json.RawMessage) (object, *Error) {
+	var o object
+	if err := json.Unmarshal(raw, &o); err != nil || o == nil {
+		return nil, problem(`write {"key": value}`, "%s is not an object", quote(string(raw)))
+	}
+	return o, nil
+}
+
+func decodeString(raw json.RawMessage) (string, *Error) {
+	var s *string
+	if err := json.Unmarshal(raw, &s); err != nil || s == nil {
+		return "", problem("put it in double quotes", "%s is not a string", quote(string(raw)))
+	}
+	return *s, nil
+}
+
+func decodeList(raw json.RawMessage) ([]json.RawMessage, *Error) {
+	var l []json.RawMessage
+	if err := json.Unmarshal(raw, &l); err != nil || l == nil {
+		return nil, problem("put the value in [ ]", "%s is not a list", quote(string(raw)))
+	}
+	return l, nil
+}
+
+// encode marshals what this package has itself put together: strings, numbers, maps and valid raw messages.
+func encode(v any) json.RawMessage {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("encode %T: %v", v, err)) // only an invalid RawMessage can do this, and checkJSON saw them all
+	}
+	return data
+}
+
+func isNull(raw json.RawMessage) bool { return string(bytes.TrimSpace(raw)) == "null" }
+
+// canonical renames keys that Go's decoders would take for one of names, whatever their case, to that name. Plugins
+// read their configuration with such decoders, so a check of the exact name alone could be walked around.
+func canonical(o object, names ...string) *Error {
+	for key := range o {
+		for _, name := range names {
+			if key == name || !strings.EqualFold(key, name) {
+				continue
+			}
+			if _, both := o[name]; both {
+				return problem("keep "+name, "the keys %s and %s are the same to a plugin", quote(key), name)
+			}
+			o[name] = o[key]
+			delete(o, key)
+		}
+	}
+	return nil
+}

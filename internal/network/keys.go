@@ -1,0 +1,220 @@
+package network
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+func (s *Selection) setCapability(name string, value any) {
+	if s.Capabilities == nil {
+		s.Capabilities = map[string]json.RawMessage{}
+	}
+	s.Capabilities[name] = encode(value)
+}
+
+func checkDeviceID(id string) *Error {
+	if len(id) > 128 || !devicePattern.MatchString(id) {
+		return problem("write the id as the pod's environment shows it, such as 0000:02:10.0", "%s is not a device id", quote(id))
+	}
+	return nil
+}
+
+func readStrings(raw json.RawMessage, check func(string) *Error) ([]string, *Error) {
+	list, err := decodeList(raw)
+	if err != nil {
+		return nil, err
+	}
+	values := make([]string, 0, len(list))
+	for i, raw := range list {
+		s, err := decodeString(raw)
+		if err == nil {
+			err = check(s)
+		}
+		if err != nil {
+			return nil, err.at(fmt.Sprintf("[%d]", i))
+		}
+		values = append(values, s)
+	}
+	return values, nil
+}
+
+func readIPs(s *Selection, raw json.RawMessage) *Error {
+	ips, err := readStrings(raw, checkIP)
+	if err != nil {
+		return err
+	}
+	if len(ips) == 0 {
+		return problem("name at least one address, or remove the key", "the list is empty")
+	}
+	s.setCapability("ips", ips)
+	return nil
+}
+
+func readMAC(s *Selection, raw json.RawMessage) *Error {
+	mac, err := decodeString(raw)
+	if err != nil || mac == "" { // Multus' users leave it empty for "any"
+		return err
+	}
+	if err := checkMAC(mac); err != nil {
+		return err
+	}
+	s.setCapability("mac", mac)
+	return nil
+}
+
+func readGUID(s *Selection, raw json.RawMessage) *Error {
+	guid, err := decodeString(raw)
+	if err != nil || guid == "" {
+		return err
+	}
+	if !guidPattern.MatchString(guid) {
+		return problem("write eight bytes in hexadecimal, such as 02:00:00:00:00:00:00:01", "%s is not an InfiniBand GUID", quote(guid))
+	}
+	s.setCapability("infinibandGUID", guid)
+	return nil
+}
+
+func readDefaultRoute(s *Selection, raw json.RawMessage) *Error {
+	gateways, err := readStrings(raw, func(s string) *Error {
+		if _, err := netip.ParseAddr(s); err != nil {
+			return problem("write the gateway's address alone, such as 192.0.2.1", "%s is not an IP address", quote(s))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.DefaultRoute = gateways // empty and not nil: whatever default route the plugins set
+	return nil
+}
+
+func readCNIArgs(s *Selection, raw json.RawMessage) *Error {
+	args, err := decodeObject(raw)
+	if err != nil {
+		return err
+	}
+	s.CNIArgs = args
+	return nil
+}
+
+type portMapping struct {
+	HostPort      int    `json:"hostPort"`
+	ContainerPort int    `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+	HostIP        string `json:"hostIP,omitempty"`
+}
+
+func readPortMappings(s *Selection, raw json.RawMessage) *Error {
+	list, err := decodeList(raw)
+	if err != nil {
+		return err
+	}
+	mappings := make([]portMapping, 0, len(list))
+	for i, raw := range list {
+		m, err := readPortMapping(raw)
+		if err != nil {
+			return err.at(fmt.Sprintf("[%d]", i))
+		}
+		mappings = append(mappings, m)
+	}
+	if len(mappings) > 0 {
+		s.setCapability("portMappings", mappings)
+	}
+	return nil
+}
+
+func readPortMapping(raw json.RawMessage) (portMapping, *Error) {
+	m := portMapping{Protocol: "tcp"}
+	o, err := decodeObject(raw)
+	if err != nil {
+		return m, err
+	}
+	for _, key := range slices.Sorted(maps.Keys(o)) {
+		var err *Error
+		switch key {
+		case "hostPort":
+			m.HostPort, err = readPort(o[key])
+		case "containerPort":
+			m.ContainerPort, err = readPort(o[key])
+		case "protocol":
+			m.Protocol, err = readProtocol(o[key])
+		case "hostIP":
+			err = readString(o[key], &m.HostIP, checkIP)
+		default:
+			err = problem("use hostPort, containerPort, protocol and hostIP", "a port mapping has no such key")
+		}
+		if err != nil {
+			return m, err.at(key)
+		}
+	}
+	missing := problem("write a port from 1 to 65535", "the key is missing")
+	switch {
+	case m.HostPort == 0:
+		return m, missing.at("hostPort")
+	case m.ContainerPort == 0:
+		return m, missing.at("containerPort")
+	}
+	return m, nil
+}
+
+func readPort(raw json.RawMessage) (int, *Error) {
+	n, err := readNumber(raw)
+	if err == nil && (n < 1 || n > 65535) {
+		err = problem("write a port from 1 to 65535", "%d is not a port", n)
+	}
+	return int(n), err
+}
+
+func readProtocol(raw json.RawMessage) (string, *Error) {
+	s, err := decodeString(raw)
+	if err != nil {
+		return "", err
+	}
+	switch p := strings.ToLower(s); p {
+	case "tcp", "udp", "sctp":
+		return p, nil
+	}
+	return "", problem("write tcp, udp or sctp", "%s is not a protocol", quote(s))
+}
+
+func readBandwidth(s *Selection, raw json.RawMessage) *Error {
+	o, err := decodeObject(raw)
+	if err != nil {
+		return err
+	}
+	rates := map[string]int64{}
+	for _, key := range slices.Sorted(maps.Keys(o)) {
+		switch key {
+		case "ingressRate", "ingressBurst", "egressRate", "egressBurst":
+		default:
+			return problem("use ingressRate, ingressBurst, egressRate and egressBurst", "bandwidth has no such key").at(key)
+		}
+		n, err := readNumber(o[key])
+		if err == nil && n < 0 {
+			err = problem("write bits per second, 0 for no limit", "%d is negative", n)
+		}
+		if err != nil {
+			return err.at(key)
+		}
+		rates[key] = n
+	}
+	if len(rates) > 0 {
+		s.setCapability("bandwidth", rates)
+	}
+	return nil
+}
+
+func readNumber(raw json.RawMessage) (int64, *Error) {
+	var n json.Number
+	if err := json.Unmarshal(raw, &n); err == nil && raw[0] != '"' {
+		if i, err := n.Int64(); err == nil {
+			return i, nil
+		}
+	}
+	return 0, problem(fmt.Sprintf("write a whole number, %d at most", int64(math.MaxInt64)), "%s is not a whole number", quote(string(raw)))
+}

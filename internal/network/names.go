@@ -1,0 +1,85 @@
+package network
+
+import (
+	"net"
+	"net/netip"
+	"regexp"
+	"strings"
+)
+
+var (
+	labelPattern   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+	domainPattern  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	reversePattern = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)+(/[-A-Za-z0-9_.]+)?$`)
+	qualified      = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
+	cniNamePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	versionPattern = regexp.MustCompile(`^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$`)
+	guidPattern    = regexp.MustCompile(`^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){7}$`)
+	devicePattern  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]*$`)
+)
+
+func checkNamespace(s string) *Error {
+	if len(s) > 63 || !labelPattern.MatchString(s) {
+		return problem("write the namespace as kubectl shows it", "%s is not a namespace's name", quote(s))
+	}
+	return nil
+}
+
+func checkName(s string) *Error {
+	if len(s) > 253 || !domainPattern.MatchString(s) {
+		return problem("write the NetworkAttachmentDefinition's name as kubectl shows it, without capitals or slashes",
+			"%s is not a definition's name", quote(s))
+	}
+	return nil
+}
+
+// checkIfName follows the kernel's dev_valid_name, and keeps the two names that every pod has.
+func checkIfName(s string) *Error {
+	const remedy = "choose 1 to 15 letters, digits or punctuation, without spaces, '/' and ':'"
+	bad := s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || r == '/' || r == ':'
+	})
+	if bad {
+		return problem(remedy, "%s cannot be an interface's name", quote(s))
+	}
+	if s == "lo" {
+		return problem("choose another name", "the name lo belongs to the pod's loopback interface")
+	}
+	return nil
+}
+
+// checkMAC takes Ethernet addresses (6 bytes) and IPoIB ones (20).
+func checkMAC(s string) *Error {
+	hw, err := net.ParseMAC(s)
+	if err != nil || (len(hw) != 6 && len(hw) != 20) {
+		return problem("write six bytes in hexadecimal, such as 02:00:00:00:00:01", "%s is not a MAC address", quote(s))
+	}
+	if len(hw) == 6 && hw[0]&1 != 0 {
+		return problem("make the first byte even, such as 02", "%s is a multicast address, an interface needs a unicast one", quote(s))
+	}
+	return nil
+}
+
+func checkIP(s string) *Error {
+	if _, err := netip.ParseAddr(s); err == nil && !strings.Contains(s, "%") {
+		return nil
+	}
+	if _, err := netip.ParsePrefix(s); err == nil {
+		return nil
+	}
+	return problem("write an address with or without a prefix length, such as 192.0.2.10/24 or 2001:db8::10",
+		"%s is not an IP address", quote(s))
+}
+
+// checkPluginType keeps a definition from naming a program by path, and from delegating to a meta plugin: that would
+// delegate again, without end.
+func checkPluginType(s string) *Error {
+	if len(s) > 128 || !cniNamePattern.MatchString(s) {
+		return problem("write the name of a program in the CNI plugin folder, such as bridge", "%s is not a plugin's name", quote(s))
+	}
+	switch s {
+	case "meta-cni", "multus", "multus-shim":
+		return problem("name the plugin that attaches the network", "%s would delegate to itself without end", quote(s))
+	}
+	return nil
+}

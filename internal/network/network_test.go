@@ -1,0 +1,588 @@
+package network
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var testPod = Pod{Namespace: "shop", Name: "till-0", UID: "11111111-2222-3333-4444-555555555555"}
+
+const bridgeConf = `{"cniVersion":"1.0.0","name":"br","type":"bridge"}`
+
+// nads are the definitions of most tests: parsed as the agent parses them.
+func nads(defs ...*Definition) map[Reference]*Definition {
+	m := map[Reference]*Definition{}
+	for _, d := range defs {
+		m[Reference{d.Namespace, d.Name}] = d
+	}
+	return m
+}
+
+func planOf(t *testing.T, annotations map[string]string, defs map[Reference]*Definition, devices map[string][]string) (*Plan, error) {
+	t.Helper()
+	wants, err := ParseAnnotations(testPod, annotations)
+	if err != nil {
+		return nil, err
+	}
+	return wants.Plan(defs, devices)
+}
+
+func mustPlan(t *testing.T, networks string, defs map[Reference]*Definition, devices map[string][]string) *Plan {
+	t.Helper()
+	p, err := planOf(t, map[string]string{NetworksAnnotation: networks}, defs, devices)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// wantRefusal checks that an error is the user's to mend and says each of the words.
+func wantRefusal(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if !errors.Is(err, ErrInvalid) {
+		t.Fatalf("got %v, want an ErrInvalid", err)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("the error does not say %q:\n%v", w, err)
+		}
+	}
+	if strings.Contains(err.Error(), "not found") {
+		t.Errorf("containerd takes %q for success of a DEL: %v", "not found", err)
+	}
+}
+
+// asJSON makes two documents comparable whatever their spacing.
+func asJSON(t *testing.T, data []byte) any {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal(data, &v); err != nil {
+		t.Fatalf("%v: %s", err, data)
+	}
+	return v
+}
+
+func TestShortForm(t *testing.T) {
+	tests := map[string]struct {
+		value string
+		want  []Selection
+	}{
+		"none":                    {"", nil},
+		"spaces only":             {"  \n", nil},
+		"name":                    {"a", []Selection{{Namespace: "shop", Name: "a"}}},
+		"namespace and name":      {"other/a", []Selection{{Namespace: "other", Name: "a"}}},
+		"interface":               {"a@data0", []Selection{{Namespace: "shop", Name: "a", IfName: "data0"}}},
+		"all three":               {"other/a@data0", []Selection{{Namespace: "other", Name: "a", IfName: "data0"}}},
+		"list with spaces":        {" a , b.c,\tother/d ", []Selection{{Namespace: "shop", Name: "a"}, {Namespace: "shop", Name: "b.c"}, {Namespace: "other", Name: "d"}}},
+		"the same network twice":  {"a,a", []Selection{{Namespace: "shop", Name: "a"}, {Namespace: "shop", Name: "a"}}},
+		"interface with a dot":    {"a@net1.100", []Selection{{Namespace: "shop", Name: "a", IfName: "net1.100"}}},
+		"a name of digits":        {"0/1", []Selection{{Namespace: "0", Name: "1"}}},
+		"the longest name":        {strings.Repeat("a", 253), []Selection{{Namespace: "shop", Name: strings.Repeat("a", 253)}}},
+		"the longest interface":   {"a@abcdefghijklmno", []Selection{{Namespace: "shop", Name: "a", IfName: "abcdefghijklmno"}}},
+		"as many as there can be": {strings.TrimSuffix(strings.Repeat("a,", MaxAttachments), ","), slicesOf(Selection{Namespace: "shop", Name: "a"}, MaxAttachments)},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := ParseSelections(tt.value, "shop")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func slicesOf(s Selection, n int) (all []Selection) {
+	for range n {
+		all = append(all, s)
+	}
+	return all
+}
+
+func TestShortFormRefuses(t *testing.T) {
+	tests := map[string]struct {
+		value string
+		words []string
+	}{
+		"empty item":                {"a,,b", []string{"[1]", "names no network", "[namespace/]name[@interface]"}},
+		"trailing comma":            {"a,", []string{"[1]", "names no network"}},
+		"capitals":                  {"Net-A", []string{`"Net-A"`, "definition's name"}},
+		"two slashes":               {"a/b/c", []string{`"b/c"`}},
+		"no namespace":              {"/a", []string{"names no network"}},
+		"no name":                   {"ns/", []string{"names no network"}},
+		"a namespace with a dot":    {"a.b/c", []string{"not a namespace"}},
+		"a path":                    {"../etc", []string{`".."`}},
+		"an interface with a slash": {"a@x/y", []string{`"x/y"`, "interface"}},
+		"an empty interface":        {"a@", []string{"interface"}},
+		"a long interface":          {"a@abcdefghijklmnop", []string{"1 to 15"}},
+		"an escape":                 {"a@\x1b[2J", []string{`\x1b`}},
+		"too many":                  {strings.Repeat("a,", MaxAttachments+1), []string{"32 at most"}},
+		"too long":                  {strings.Repeat("a", MaxAnnotation+1), []string{"at most"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: tt.value})
+			wantRefusal(t, err, append(tt.words, "pod shop/till-0", NetworksAnnotation)...)
+		})
+	}
+}
+
+func TestJSONForm(t *testing.T) {
+	raw := func(s string) json.RawMessage { return json.RawMessage(s) }
+	tests := map[string]struct {
+		element string
+		want    Selection
+	}{
+		"name":              {`{"name":"a"}`, Selection{Namespace: "shop", Name: "a"}},
+		"namespace":         {`{"name":"a","namespace":"other"}`, Selection{Namespace: "other", Name: "a"}},
+		"an empty value":    {`{"name":"a","namespace":"","mac":"","interface":""}`, Selection{Namespace: "shop", Name: "a"}},
+		"null is none":      {`{"name":"a","ips":null,"default-route":null}`, Selection{Namespace: "shop", Name: "a"}},
+		"interface":         {`{"name":"a","interface":"data0"}`, Selection{Namespace: "shop", Name: "a", IfName: "data0"}},
+		"interfaceRequest":  {`{"name":"a","interfaceRequest":"data0"}`, Selection{Namespace: "shop", Name: "a", IfName: "data0"}},
+		"ips":               {`{"name":"a","ips":["192.0.2.1/24","2001:db8::1"]}`, Selection{Namespace: "shop", Name: "a", Capabilities: object{"ips": raw(`["192.0.2.1/24","2001:db8::1"]`)}}},
+		"mac":               {`{"name":"a","mac":"02:00:00:00:00:01"}`, Selection{Namespace: "shop", Name: "a", Capabilities: object{"mac": raw(`"02:00:00:00:00:01"`)}}},
+		"infiniband-guid":   {`{"name":"a","infiniband-guid":"02:00:00:00:00:00:00:01"}`, Selection{Namespace: "shop", Name: "a", Capabilities: object{"infinibandGUID": raw(`"02:00:00:00:00:00:00:01"`)}}},
+		"portMappings":      {`{"name":"a","portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"UDP"}]}`, Selection{Namespace: "shop", Name: "a", Capabilities: object{"portMappings": raw(`[{"hostPort":8080,"containerPort":80,"protocol":"udp"}]`)}}},
+		"protocol is tcp":   {`{"name":"a","portMappings":[{"hostPort":8080,"containerPort":80}]}`, Selection{Namespace: "shop", Name: "a", Capabilities: object{"portMappings": raw(`[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]`)}}},
+		"bandwidth":         {`{"name":"a","bandwidth":{"ingressRate":1000,"ingressBurst":10}}`, Selection{Namespace: "shop", Name: "a", Capabilities: object{"bandwidth": raw(`{"ingressBurst":10,"ingressRate":1000}`)}}},
+		"cni-args":          {`{"name":"a","cni-args":{"k":{"n":12345678901234567890}}}`, Selection{Namespace: "shop", Name: "a", CNIArgs: object{"k": raw(`{"n":12345678901234567890}`)}}},
+		"default-route":     {`{"name":"a","default-route":["192.0.2.1","2001:db8::1"]}`, Selection{Namespace: "shop", Name: "a", DefaultRoute: []string{"192.0.2.1", "2001:db8::1"}}},
+		"default-route, []": {`{"name":"a","default-route":[]}`, Selection{Namespace: "shop", Name: "a", DefaultRoute: []string{}}},
+		"ipam-claim":        {`{"name":"a","ipam-claim-reference":"vm1.net"}`, Selection{Namespace: "shop", Name: "a", IPAMClaim: "vm1.net"}},
+		"deviceID":          {`{"name":"a","deviceID":"0000:02:10.0"}`, Selection{Namespace: "shop", Name: "a", DeviceID: "0000:02:10.0"}},
+		"a key of others":   {`{"name":"a","com.example.key":1,"example.org/key":{}}`, Selection{Namespace: "shop", Name: "a"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := ParseSelections("[ "+tt.element+" ]", "shop")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff([]Selection{tt.want}, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestJSONFormRefuses(t *testing.T) {
+	element := func(s string) string { return `[{"name":"a",` + s + `}]` }
+	tests := map[string]struct {
+		value string
+		words []string
+	}{
+		"broken JSON":              {`[{"name":"a"`, []string{"not JSON", "at byte"}},
+		"an object":                {`{"name":"a"}`, []string{"list of objects"}},
+		"a string":                 {`"a"`, []string{"list of objects"}},
+		"strings":                  {`["a"]`, []string{"[0]", "not an object"}},
+		"no name":                  {`[{"namespace":"b"}]`, []string{"[0].name", "missing"}},
+		"a name of capitals":       {`[{"name":"A"}]`, []string{"[0].name", `"A"`}},
+		"a name with a slash":      {`[{"name":"b/a"}]`, []string{"[0].name", `"b/a"`}},
+		"an unknown key":           {element(`"vlan":3`), []string{`no key "vlan"`, "reverse domain name", "network shop/a"}},
+		"a key in capitals":        {element(`"MAC":"02:00:00:00:00:01"`), []string{"write it mac"}},
+		"a key with an underscore": {element(`"default_route":[]`), []string{"write it default-route"}},
+		"gateway":                  {element(`"gateway":["192.0.2.1"]`), []string{`"default-route"`}},
+		"a key twice":              {`[{"name":"a","name":"b"}]`, []string{`key "name" is there twice`}},
+		"deep":                     {`[` + strings.Repeat(`{"a":`, 100) + "1" + strings.Repeat("}", 100) + `]`, []string{"64 levels"}},
+		"ips of one string":        {element(`"ips":"192.0.2.1"`), []string{"[0].ips", "not a list"}},
+		"no ips":                   {element(`"ips":[]`), []string{"[0].ips", "at least one"}},
+		"bad ip":                   {element(`"ips":["192.0.2.1","192.0.2.300"]`), []string{"[0].ips[1]", "192.0.2.300"}},
+		"bad prefix":               {element(`"ips":["192.0.2.1/33"]`), []string{"[0].ips[0]"}},
+		"an ip with a zone":        {element(`"ips":["fe80::1%eth0"]`), []string{"[0].ips[0]"}},
+		"bad mac":                  {element(`"mac":"zz"`), []string{"[0].mac", `"zz"`, "02:00:00:00:00:01"}},
+		"an 8-byte mac":            {element(`"mac":"02:00:00:00:00:00:00:01"`), []string{"[0].mac"}},
+		"a multicast mac":          {element(`"mac":"01:00:5e:00:00:01"`), []string{"multicast"}},
+		"bad guid":                 {element(`"infiniband-guid":"02:00"`), []string{"[0].infiniband-guid", "eight bytes"}},
+		"port 0":                   {element(`"portMappings":[{"hostPort":0,"containerPort":80}]`), []string{"portMappings[0].hostPort", "1 to 65535"}},
+		"port 65536":               {element(`"portMappings":[{"hostPort":1,"containerPort":65536}]`), []string{"portMappings[0].containerPort"}},
+		"no hostPort":              {element(`"portMappings":[{"containerPort":80}]`), []string{"portMappings[0].hostPort", "missing"}},
+		"bad protocol":             {element(`"portMappings":[{"hostPort":1,"containerPort":80,"protocol":"icmp"}]`), []string{"portMappings[0].protocol", "tcp, udp or sctp"}},
+		"a rate in words":          {element(`"bandwidth":{"ingressRate":"1M"}`), []string{"bandwidth.ingressRate", "whole number"}},
+		"a fraction":               {element(`"bandwidth":{"ingressRate":1.5}`), []string{"bandwidth.ingressRate"}},
+		"a negative rate":          {element(`"bandwidth":{"egressRate":-1}`), []string{"bandwidth.egressRate", "negative"}},
+		"an unknown rate":          {element(`"bandwidth":{"rate":1}`), []string{"bandwidth.rate"}},
+		"cni-args of a list":       {element(`"cni-args":[1]`), []string{"cni-args", "not an object"}},
+		"bad gateway":              {element(`"default-route":["192.0.2.1/24"]`), []string{"default-route[0]", "192.0.2.1/24"}},
+		"two default routes":       {`[{"name":"a","default-route":["192.0.2.1"]},{"name":"b","default-route":["192.0.2.2"]}]`, []string{"only one", "shop/b"}},
+		"ips with a claim":         {element(`"ips":["192.0.2.1"],"ipam-claim-reference":"c"`), []string{"ipam-claim-reference", "shop/a"}},
+		"a bad interface":          {element(`"interface":"a b"`), []string{"[0].interface"}},
+		"the name lo":              {element(`"interface":"lo"`), []string{"loopback"}},
+		"deviceID of a path":       {element(`"deviceID":"../../x"`), []string{"[0].deviceID"}},
+		"thousands":                {"[" + strings.TrimSuffix(strings.Repeat(`{"name":"a"},`, 5000), ",") + "]", []string{"32 at most"}},
+		"all faults at once":       {`[{"name":"a","mac":"zz"},{"name":"b","ips":["x"]}]`, []string{"[0].mac", "[1].ips[0]"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: tt.value})
+			wantRefusal(t, err, append(tt.words, "pod shop/till-0", NetworksAnnotation)...)
+		})
+	}
+}
+
+func TestInterfaceNames(t *testing.T) {
+	defs := nads(ParseDefinition("shop", "a", "", bridgeConf))
+	names := func(networks string) (names []string) {
+		for _, a := range mustPlan(t, networks, defs, nil).Attachments {
+			names = append(names, a.IfName)
+		}
+		return names
+	}
+	if d := cmp.Diff([]string{"net1", "data0", "net3"}, names("a,a@data0,a")); d != "" {
+		t.Errorf("names go by position: %s", d)
+	}
+	for name, networks := range map[string]string{"asked for twice": "a@x,a@x", "taken by position": "a,a@net1", "taken before": "a@net2,a", "the default network's": "a@eth0"} {
+		t.Run(name, func(t *testing.T) {
+			_, err := planOf(t, map[string]string{NetworksAnnotation: networks}, defs, nil)
+			wantRefusal(t, err, "is taken by", "pod shop/till-0", "network shop/a", "interface")
+		})
+	}
+}
+
+func TestDefinitionConfig(t *testing.T) {
+	tests := map[string]struct{ config, want string }{
+		"a single plugin becomes a list": {
+			`{"cniVersion":"1.0.0","name":"br","type":"bridge","ipam":{"type":"host-local"}}`,
+			`{"cniVersion":"1.0.0","name":"br","plugins":[{"type":"bridge","ipam":{"type":"host-local"}}]}`,
+		},
+		"a list stays": {
+			`{"cniVersion":"0.4.0","name":"x","disableCheck":true,"plugins":[{"type":"bridge"},{"type":"tuning","sysctl":{"a":"1"}}]}`,
+			`{"cniVersion":"0.4.0","name":"x","disableCheck":true,"plugins":[{"type":"bridge"},{"type":"tuning","sysctl":{"a":"1"}}]}`,
+		},
+		"a missing name is the definition's":    {`{"cniVersion":"1.0.0","type":"bridge"}`, `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"bridge"}]}`},
+		"a missing name of a list":              {`{"cniVersion":"1.0.0","plugins":[{"type":"bridge"}]}`, `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"bridge"}]}`},
+		"an empty name is the definition's":     {`{"cniVersion":"1.0.0","name":"","type":"bridge"}`, `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"bridge"}]}`},
+		"a missing version is 0.1.0":            {`{"type":"bridge"}`, `{"cniVersion":"0.1.0","name":"a","plugins":[{"type":"bridge"}]}`},
+		"several versions stay":                 {`{"cniVersions":["1.0.0","1.1.0"],"type":"bridge"}`, `{"cniVersions":["1.0.0","1.1.0"],"name":"a","plugins":[{"type":"bridge"}]}`},
+		"numbers are not touched":               {`{"cniVersion":"1.0.0","type":"bridge","x":12345678901234567890.10}`, `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"bridge","x":12345678901234567890.10}]}`},
+		"what is the runtime's to say is taken": {`{"cniVersion":"1.0.0","type":"bridge","RuntimeConfig":{"deviceID":"0000:02:10.0"},"prevResult":{}}`, `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"bridge"}]}`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := mustPlan(t, "a", nads(ParseDefinition("shop", "a", "", tt.config)), nil)
+			if d := cmp.Diff(asJSON(t, []byte(tt.want)), asJSON(t, p.Attachments[0].Config)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestDefinitionRefuses(t *testing.T) {
+	tests := map[string]struct {
+		config string
+		words  []string
+	}{
+		"broken JSON":                  {`{"type":`, []string{"not JSON"}},
+		"a list":                       {`[]`, []string{"not an object"}},
+		"null":                         {`null`, []string{"not an object"}},
+		"no type":                      {`{"name":"x"}`, []string{"neither type nor plugins"}},
+		"no plugins":                   {`{"plugins":[]}`, []string{"at least one"}},
+		"plugins of an object":         {`{"plugins":{}}`, []string{"spec.config.plugins", "not a list"}},
+		"a plugin without type":        {`{"plugins":[{"type":"bridge"},{}]}`, []string{"spec.config.plugins[1].type", "missing"}},
+		"a type with a path":           {`{"type":"../../../tmp/evil"}`, []string{"spec.config.type", "not a plugin's name"}},
+		"a type in the case's shadow":  {`{"type":"bridge","TYPE":"../evil"}`, []string{"TYPE"}},
+		"a type of a number":           {`{"type":7}`, []string{"spec.config.type", "not a string"}},
+		"itself":                       {`{"type":"meta-cni"}`, []string{"itself"}},
+		"itself in a list":             {`{"plugins":[{"type":"bridge"},{"type":"meta-cni"}]}`, []string{"plugins[1].type", "itself"}},
+		"the peer":                     {`{"type":"multus"}`, []string{"itself"}},
+		"an IPAM type with a path":     {`{"type":"bridge","ipam":{"type":"/bin/sh"}}`, []string{"spec.config.ipam.type"}},
+		"itself as IPAM":               {`{"type":"bridge","ipam":{"type":"meta-cni"}}`, []string{"spec.config.ipam.type"}},
+		"a name with a slash":          {`{"name":"../x","type":"bridge"}`, []string{"spec.config.name"}},
+		"a version that is none":       {`{"cniVersion":"one","type":"bridge"}`, []string{"spec.config.cniVersion"}},
+		"capabilities of a list":       {`{"type":"bridge","capabilities":["mac"]}`, []string{"spec.config.capabilities"}},
+		"a key twice":                  {`{"type":"bridge","type":"bridge"}`, []string{"there twice"}},
+		"deep":                         {`{"type":"bridge","a":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`, []string{"64 levels"}},
+		"too long":                     {`{"type":"bridge","a":"` + strings.Repeat("a", MaxConfig) + `"}`, []string{"at most"}},
+		"too many plugins":             {`{"plugins":[` + strings.TrimSuffix(strings.Repeat(`{"type":"bridge"},`, 17), ",") + `]}`, []string{"16 at most"}},
+		"two devices":                  {`{"type":"host-device","deviceID":"0000:02:10.0","pciBusID":"0000:02:10.2"}`, []string{"two devices"}},
+		"a list of itself, in its own": {`{"plugins":[{"plugins":[{"type":"bridge"}]}]}`, []string{"type", "missing"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := planOf(t, map[string]string{NetworksAnnotation: "a"}, nads(ParseDefinition("shop", "a", "", tt.config)), nil)
+			wantRefusal(t, err, append(tt.words, "pod shop/till-0", "network shop/a", "spec.config")...)
+		})
+	}
+}
+
+func TestDefinitionMissing(t *testing.T) {
+	_, err := planOf(t, map[string]string{NetworksAnnotation: "other/a"}, nil, nil)
+	wantRefusal(t, err, "pod shop/till-0", "there is no NetworkAttachmentDefinition other/a", "create it")
+}
+
+func TestDefinitionOnDisk(t *testing.T) {
+	d := ParseDefinition("shop", "a", "intel.com/sriov", " ")
+	if !d.OnDisk() {
+		t.Fatal("an empty spec.config means a file")
+	}
+	_, err := planOf(t, map[string]string{NetworksAnnotation: "a"}, nads(d), nil)
+	wantRefusal(t, err, "no spec.config", `"a"`, "shop/a")
+	got := mustPlan(t, "a", nads(d.WithConfig("/x/a.conf", []byte(`{"cniVersion":"1.0.0","name":"a","type":"sriov"}`))), map[string][]string{"intel.com/sriov": {"0000:02:10.0"}})
+	if d := cmp.Diff(&Device{Resource: "intel.com/sriov", ID: "0000:02:10.0"}, got.Attachments[0].Device); d != "" {
+		t.Error(d)
+	}
+	_, err = planOf(t, map[string]string{NetworksAnnotation: "a"}, nads(d.WithConfig("/x/a.conf", []byte(`{}`))), nil)
+	wantRefusal(t, err, "file /x/a.conf", "shop/a")
+}
+
+func TestCapabilities(t *testing.T) {
+	const all = `{"name":"a","ips":["192.0.2.1/24"],"mac":"02:00:00:00:00:01","portMappings":[{"hostPort":1,"containerPort":2}],"bandwidth":{"ingressRate":1,"ingressBurst":1},"infiniband-guid":"02:00:00:00:00:00:00:01"}`
+	declared := `{"cniVersion":"1.0.0","plugins":[{"type":"x","capabilities":{"ips":true,"mac":true,"infinibandGUID":true}},{"type":"y","capabilities":{"portMappings":true,"bandwidth":true}}]}`
+	p := mustPlan(t, "["+all+"]", nads(ParseDefinition("shop", "a", "", declared)), nil)
+	want := map[string]json.RawMessage{
+		"ips": json.RawMessage(`["192.0.2.1/24"]`), "mac": json.RawMessage(`"02:00:00:00:00:01"`),
+		"portMappings":   json.RawMessage(`[{"hostPort":1,"containerPort":2,"protocol":"tcp"}]`),
+		"bandwidth":      json.RawMessage(`{"ingressBurst":1,"ingressRate":1}`),
+		"infinibandGUID": json.RawMessage(`"02:00:00:00:00:00:00:01"`),
+	}
+	if d := cmp.Diff(want, p.Attachments[0].Capabilities); d != "" {
+		t.Error(d)
+	}
+	for key, value := range map[string]string{
+		"ips": `["192.0.2.1"]`, "mac": `"02:00:00:00:00:01"`, "portMappings": `[{"hostPort":1,"containerPort":2}]`,
+		"bandwidth": `{"egressRate":1}`, "infiniband-guid": `"02:00:00:00:00:00:00:01"`,
+	} {
+		t.Run(key+" undeclared", func(t *testing.T) {
+			def := ParseDefinition("shop", "a", "", `{"cniVersion":"1.0.0","plugins":[{"type":"x","capabilities":{"`+key+`":false}},{"type":"y"}]}`)
+			_, err := planOf(t, map[string]string{NetworksAnnotation: fmt.Sprintf(`[{"name":"a",%q:%s}]`, key, value)}, nads(def), nil)
+			wantRefusal(t, err, "key "+key, "x, y", "capabilities", "pod shop/till-0", "network shop/a")
+		})
+	}
+}
+
+func TestCapabilitiesTakenUndeclared(t *testing.T) {
+	tests := map[string]struct{ element, config, want string }{
+		"a plugin known to take a mac": {
+			`"mac":"02:00:00:00:00:01"`, `{"cniVersion":"1.0.0","name":"x","type":"tap","capabilities":{"ips":true}}`,
+			`{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"tap","capabilities":{"ips":true,"mac":true}}]}`,
+		},
+		"host-local takes ips": {
+			`"ips":["192.0.2.1"]`, `{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"macvlan","ipam":{"type":"host-local"}},{"type":"tuning"}]}`,
+			`{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"macvlan","ipam":{"type":"host-local"},"capabilities":{"ips":true}},{"type":"tuning"}]}`,
+		},
+		"a declared one is enough": {
+			`"mac":"02:00:00:00:00:01"`, `{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"macvlan"},{"type":"tuning","capabilities":{"mac":true}}]}`,
+			`{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"macvlan"},{"type":"tuning","capabilities":{"mac":true}}]}`,
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := mustPlan(t, `[{"name":"a",`+tt.element+`}]`, nads(ParseDefinition("shop", "a", "", tt.config)), nil)
+			if d := cmp.Diff(asJSON(t, []byte(tt.want)), asJSON(t, p.Attachments[0].Config)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestCNIArgs(t *testing.T) {
+	def := ParseDefinition("shop", "a", "", `{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge","args":{"cni":{"k":"nad","l":1},"other":2}},{"type":"tuning"}]}`)
+	p := mustPlan(t, `[{"name":"a","cni-args":{"k":"pod"}}]`, nads(def), nil)
+	want := `{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge","args":{"cni":{"k":"pod","l":1},"other":2}},{"type":"tuning","args":{"cni":{"k":"pod"}}}]}`
+	if d := cmp.Diff(asJSON(t, []byte(want)), asJSON(t, p.Attachments[0].Config)); d != "" {
+		t.Errorf("the pod's value is put over the definition's: %s", d)
+	}
+	again := mustPlan(t, "a", nads(def), nil)
+	if strings.Contains(string(again.Attachments[0].Config), "pod") {
+		t.Errorf("one pod's arguments stayed in the definition: %s", again.Attachments[0].Config)
+	}
+	bad := ParseDefinition("shop", "a", "", `{"type":"bridge","args":[]}`)
+	_, err := planOf(t, map[string]string{NetworksAnnotation: `[{"name":"a","cni-args":{"k":1}}]`}, nads(bad), nil)
+	wantRefusal(t, err, "plugins[0].args", "shop/a")
+}
+
+func TestIPAMClaim(t *testing.T) {
+	p := mustPlan(t, `[{"name":"a","ipam-claim-reference":"vm1"}]`, nads(ParseDefinition("shop", "a", "", bridgeConf)), nil)
+	want := `{"cniVersion":"1.0.0","name":"br","plugins":[{"type":"bridge","args":{"cni":{"ipam-claim-reference":"vm1"}}}]}`
+	if d := cmp.Diff(asJSON(t, []byte(want)), asJSON(t, p.Attachments[0].Config)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestDevices(t *testing.T) {
+	sriov := func(name, resource string) *Definition {
+		return ParseDefinition("shop", name, resource, `{"cniVersion":"1.0.0","name":"s","plugins":[{"type":"sriov","vlan":100,"deviceID":"ffff:ff:ff.7"},{"type":"tuning"}]}`)
+	}
+	defs := nads(sriov("a", "intel.com/a"), sriov("a2", "intel.com/a"), sriov("b", "intel.com/b"), ParseDefinition("shop", "br", "", bridgeConf))
+	devices := map[string][]string{"intel.com/a": {"0000:02:10.6", "0000:02:10.2", "0000:02:10.4", "0000:02:10.2"}, "intel.com/b": {"0000:03:10.0"}}
+	want := []string{"0000:02:10.2", "", "0000:03:10.0", "0000:02:10.4", "0000:02:10.6"}
+	for range 20 { // podresources answers in another order each time
+		rand.Shuffle(4, func(i, j int) {
+			ids := devices["intel.com/a"]
+			ids[i], ids[j] = ids[j], ids[i]
+		})
+		p := mustPlan(t, "a,br,b,a2,a", defs, devices)
+		var got []string
+		for _, a := range p.Attachments {
+			if a.Device == nil {
+				got = append(got, "")
+				continue
+			}
+			got = append(got, a.Device.ID)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Fatal(d)
+		}
+	}
+	a := mustPlan(t, "a", defs, devices).Attachments[0]
+	config := `{"cniVersion":"1.0.0","name":"s","plugins":[{"type":"sriov","vlan":100,"deviceID":"0000:02:10.2","pciBusID":"0000:02:10.2"},{"type":"tuning","deviceID":"0000:02:10.2","pciBusID":"0000:02:10.2"}]}`
+	if d := cmp.Diff(asJSON(t, []byte(config)), asJSON(t, a.Config)); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(map[string]json.RawMessage{"deviceID": json.RawMessage(`"0000:02:10.2"`)}, a.Capabilities); d != "" {
+		t.Errorf("runtimeConfig.deviceID: %s", d)
+	}
+	named := mustPlan(t, `[{"name":"a"},{"name":"a","deviceID":"0000:02:10.2"}]`, defs, devices)
+	if d := cmp.Diff([]*Device{{"intel.com/a", "0000:02:10.4"}, {"intel.com/a", "0000:02:10.2"}}, []*Device{named.Attachments[0].Device, named.Attachments[1].Device}); d != "" {
+		t.Errorf("a device that is asked for by name is kept for that network: %s", d)
+	}
+}
+
+func TestDevicesRefused(t *testing.T) {
+	conf := `{"cniVersion":"1.0.0","type":"sriov"}`
+	tests := map[string]struct {
+		def      *Definition
+		networks string
+		devices  map[string][]string
+		words    []string
+	}{
+		"none requested": {ParseDefinition("shop", "a", "intel.com/sriov", conf), "a", nil,
+			[]string{`add intel.com/sriov: "1" to the resources.limits`, "gave it no device", "init container"}},
+		"too few": {ParseDefinition("shop", "a", "intel.com/sriov", conf), "a,a,a", map[string][]string{"intel.com/sriov": {"x", "y"}},
+			[]string{`intel.com/sriov: "3"`, "has 2", "x, y"}},
+		"another resource": {ParseDefinition("shop", "a", "intel.com/sriov", conf), "a", map[string][]string{"intel.com/other": {"x"}},
+			[]string{`intel.com/sriov: "1"`, "intel.com/other (x)"}},
+		"the definition names none": {ParseDefinition("shop", "a", "", conf), "a", map[string][]string{"intel.com/sriov": {"x"}},
+			[]string{ResourceAnnotation, "to the definition shop/a", "intel.com/sriov (x)"}},
+		"the pod names another's": {ParseDefinition("shop", "a", "intel.com/sriov", conf), `[{"name":"a","deviceID":"0000:02:10.6"}]`, map[string][]string{"intel.com/sriov": {"0000:02:10.0"}},
+			[]string{"0000:02:10.6 is not the pod's", "deviceID"}},
+		"the definition names another's": {ParseDefinition("shop", "a", "", `{"type":"host-device","PCIBusID":"0000:02:10.6"}`), "a", nil,
+			[]string{"0000:02:10.6 is not the pod's"}},
+		"one device twice": {ParseDefinition("shop", "a", "intel.com/sriov", conf), `[{"name":"a","deviceID":"x"},{"name":"a","deviceID":"x"}]`, map[string][]string{"intel.com/sriov": {"x", "y"}},
+			[]string{"another network of this pod"}},
+		"a bad resource name": {ParseDefinition("shop", "a", "sriov", conf), "a", nil, []string{ResourceAnnotation, `"sriov"`}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := planOf(t, map[string]string{NetworksAnnotation: tt.networks}, nads(tt.def), tt.devices)
+			wantRefusal(t, err, append(tt.words, "pod shop/till-0", "network shop/a")...)
+		})
+	}
+}
+
+func TestDefaultNetwork(t *testing.T) {
+	defs := nads(ParseDefinition("kube-system", "d", "intel.com/sriov", `{"cniVersion":"1.0.0","type":"sriov"}`), ParseDefinition("shop", "a", "intel.com/sriov", `{"cniVersion":"1.0.0","type":"sriov"}`))
+	p, err := planOf(t, map[string]string{DefaultNetworkAnnotation: "d", NetworksAnnotation: "a"}, defs, map[string][]string{"intel.com/sriov": {"y", "x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	type brief struct {
+		Name, IfName, Device string
+		IsDefault            bool
+	}
+	got := []brief{
+		{p.Default.Name, p.Default.IfName, p.Default.Device.ID, p.Default.IsDefault},
+		{p.Attachments[0].Name, p.Attachments[0].IfName, p.Attachments[0].Device.ID, p.Attachments[0].IsDefault},
+	}
+	if d := cmp.Diff([]brief{{"kube-system/d", "eth0", "x", true}, {"shop/a", "net1", "y", false}}, got); d != "" {
+		t.Error(d)
+	}
+	for name, value := range map[string]string{"two": "d,d", "another interface": "d@x", "broken": "[{"} {
+		t.Run(name, func(t *testing.T) {
+			_, err := planOf(t, map[string]string{DefaultNetworkAnnotation: value}, defs, nil)
+			wantRefusal(t, err, DefaultNetworkAnnotation, "pod shop/till-0")
+		})
+	}
+}
+
+func TestPlanSize(t *testing.T) {
+	big := `{"cniVersion":"1.0.0","type":"bridge","x":"` + strings.Repeat("x", 200<<10) + `"}`
+	_, err := planOf(t, map[string]string{NetworksAnnotation: strings.TrimSuffix(strings.Repeat("a,", 32), ",")}, nads(ParseDefinition("shop", "a", "", big)), nil)
+	wantRefusal(t, err, "bytes together")
+}
+
+func FuzzAnnotation(f *testing.F) {
+	for _, s := range []string{"a,b/c@d", `[{"name":"a","ips":["192.0.2.1"],"default-route":[]}]`, `[{"name":"a","cni-args":{"x":1},"portMappings":[{"hostPort":1,"containerPort":1}]}]`} {
+		f.Add(s)
+	}
+	def := ParseDefinition("shop", "a", "", `{"cniVersion":"1.0.0","type":"bridge","capabilities":{"ips":true,"portMappings":true,"bandwidth":true}}`)
+	f.Fuzz(func(t *testing.T, value string) {
+		wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: value})
+		if err != nil {
+			if !errors.Is(err, ErrInvalid) || len(err.Error()) > 64<<10 {
+				t.Fatalf("an error that is not for the pod's author: %.1000v", err)
+			}
+			return
+		}
+		defs := map[Reference]*Definition{}
+		for _, r := range wants.References() {
+			defs[r] = def.WithConfig("x", def.config)
+			defs[r].Namespace, defs[r].Name = r.Namespace, r.Name
+		}
+		plan, err := wants.Plan(defs, nil)
+		if err != nil {
+			if !errors.Is(err, ErrInvalid) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if len(plan.Attachments) != len(wants.Networks) {
+			t.Fatalf("%d networks asked for, %d planned", len(wants.Networks), len(plan.Attachments))
+		}
+		if _, err := json.Marshal(plan); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func FuzzDefinition(f *testing.F) {
+	for _, s := range []string{bridgeConf, `{"plugins":[{"type":"sriov","args":{"cni":{}}}]}`, `{"cniVersions":["1.0.0"],"type":"a","capabilities":{"mac":true}}`} {
+		f.Add(s)
+	}
+	wants := Wants{Pod: testPod, Networks: []Selection{{Namespace: "shop", Name: "a", CNIArgs: object{"k": encode(1)}, Capabilities: object{"mac": encode("02:00:00:00:00:01")}}}}
+	f.Fuzz(func(t *testing.T, config string) {
+		def := ParseDefinition("shop", "a", "intel.com/sriov", config)
+		plan, err := wants.Plan(nads(def), map[string][]string{"intel.com/sriov": {"0000:02:10.0"}})
+		if err != nil {
+			if !errors.Is(err, ErrInvalid) || len(err.Error()) > 8<<10 {
+				t.Fatalf("an error that is not for the author: %.1000v", err)
+			}
+			return
+		}
+		// What is accepted is what is planned: the plan's own configuration is accepted again, and holds the pod's device.
+		again := ParseDefinition("shop", "a", "", string(plan.Attachments[0].Config))
+		if again.Err != nil {
+			t.Fatalf("%v: %s", again.Err, plan.Attachments[0].Config)
+		}
+		for _, p := range again.plugins {
+			if p.device != "0000:02:10.0" {
+				t.Fatalf("a plugin has the device %q: %s", p.device, plan.Attachments[0].Config)
+			}
+		}
+	})
+}
+
+func BenchmarkPlan(b *testing.B) {
+	defs := map[Reference]*Definition{}
+	for i := range 1000 {
+		d := ParseDefinition("shop", fmt.Sprintf("net-%d", i), "intel.com/sriov", `{"cniVersion":"1.0.0","type":"sriov","vlan":100,"ipam":{"type":"host-local","subnet":"192.0.2.0/24"}}`)
+		defs[Reference{d.Namespace, d.Name}] = d
+	}
+	annotations := map[string]string{NetworksAnnotation: `[{"name":"net-1","mac":"02:00:00:00:00:01"},{"name":"net-999"}]`}
+	for b.Loop() {
+		wants, err := ParseAnnotations(testPod, annotations)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := wants.Plan(defs, map[string][]string{"intel.com/sriov": {"a", "b"}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

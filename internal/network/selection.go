@@ -1,0 +1,212 @@
+package network
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// The annotations that this package reads.
+const (
+	// NetworksAnnotation lists a pod's networks, in the short form or as JSON.
+	NetworksAnnotation = "k8s.v1.cni.cncf.io/networks"
+	// DefaultNetworkAnnotation names the network that replaces the node's default one for a pod.
+	DefaultNetworkAnnotation = "v1.multus-cni.io/default-network"
+	// StatusAnnotation is where what a pod got is published.
+	StatusAnnotation = "k8s.v1.cni.cncf.io/network-status"
+	// ResourceAnnotation, on a definition, names the extended resource whose devices it attaches.
+	ResourceAnnotation = "k8s.v1.cni.cncf.io/resourceName"
+)
+
+// A Selection is one element of the networks annotation: which definition, and what the pod wants of it.
+type Selection struct {
+	Namespace, Name string
+	// IfName is the interface's name in the pod; empty means by position.
+	IfName string
+	// DeviceID asks for one certain device of those that the pod has; empty means the next.
+	DeviceID string
+	// Capabilities are the wanted runtimeConfig values by capability name.
+	Capabilities map[string]json.RawMessage
+	// CNIArgs go to args.cni of each plugin.
+	CNIArgs map[string]json.RawMessage
+	// DefaultRoute is as in Attachment.
+	DefaultRoute []string
+	// IPAMClaim names an IPAMClaim that holds the attachment's addresses.
+	IPAMClaim string
+}
+
+// Network is the selection's definition as "namespace/name".
+func (s Selection) Network() string { return s.Namespace + "/" + s.Name }
+
+// keyOfCapability is the annotation's key for each capability.
+var keyOfCapability = map[string]string{
+	"ips": "ips", "mac": "mac", "portMappings": "portMappings", "bandwidth": "bandwidth", "infinibandGUID": "infiniband-guid",
+}
+
+// ParseSelections reads a networks annotation in either form. The namespace stands where an element names none. The
+// error joins one *Error for each fault.
+func ParseSelections(value, namespace string) ([]Selection, error) {
+	value = strings.TrimSpace(value)
+	if len(value) > MaxAnnotation {
+		return nil, problem("ask for fewer networks", "it has %d bytes, %d at most", len(value), MaxAnnotation)
+	}
+	if value == "" {
+		return nil, nil
+	}
+	if strings.ContainsAny(value[:1], `[{"`) {
+		return parseJSONForm([]byte(value), namespace)
+	}
+	return parseShortForm(value, namespace)
+}
+
+func parseShortForm(value, namespace string) ([]Selection, error) {
+	if n := strings.Count(value, ",") + 1; n > MaxAttachments {
+		return nil, problem("ask for fewer networks", "it asks for %d networks, %d at most", n, MaxAttachments)
+	}
+	var (
+		selections []Selection
+		faults     faults
+	)
+	for i, item := range strings.Split(value, ",") {
+		s, err := parseShort(strings.TrimSpace(item), namespace)
+		faults.add(err.at(fmt.Sprintf("[%d]", i)))
+		selections = append(selections, s)
+	}
+	return selections, faults.err()
+}
+
+func parseShort(item, namespace string) (Selection, *Error) {
+	const form = "write [namespace/]name[@interface]"
+	s := Selection{Namespace: namespace}
+	rest, ifName, named := strings.Cut(item, "@")
+	if named {
+		if err := checkIfName(ifName); err != nil {
+			return s, err
+		}
+		s.IfName = ifName
+	}
+	before, after, found := strings.Cut(rest, "/")
+	s.Name = before
+	if found {
+		s.Namespace, s.Name = before, after
+	}
+	if s.Name == "" || s.Namespace == "" {
+		return s, problem(form, "%s names no network", quote(item))
+	}
+	if err := checkNamespace(s.Namespace); err != nil {
+		return s, err
+	}
+	return s, checkName(s.Name)
+}
+
+func parseJSONForm(value []byte, namespace string) ([]Selection, error) {
+	if err := checkJSON(value); err != nil {
+		return nil, err
+	}
+	if value[0] != '[' {
+		return nil, problem(`write [{"name": "a-network"}]`, "the JSON form is a list of objects, not %s", quote(string(value)))
+	}
+	list, err := decodeList(value)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) > MaxAttachments {
+		return nil, problem("ask for fewer networks", "it asks for %d networks, %d at most", len(list), MaxAttachments)
+	}
+	var (
+		selections []Selection
+		faults     faults
+	)
+	for i, raw := range list {
+		s, errs := parseElement(raw, namespace)
+		for _, err := range errs {
+			faults.add(err.at(fmt.Sprintf("[%d]", i)))
+		}
+		selections = append(selections, s)
+	}
+	return selections, faults.err()
+}
+
+// elementKeys reads each key of the JSON form. Most are the standard's; deviceID and interfaceRequest are Multus' own.
+var elementKeys = map[string]func(*Selection, json.RawMessage) *Error{
+	"name":                 func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.Name, checkName) },
+	"namespace":            func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.Namespace, checkNamespace) },
+	"interface":            func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IfName, checkIfName) },
+	"interfaceRequest":     func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IfName, checkIfName) },
+	"deviceID":             func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.DeviceID, checkDeviceID) },
+	"ipam-claim-reference": func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IPAMClaim, checkName) },
+	"ips":                  readIPs,
+	"mac":                  readMAC,
+	"infiniband-guid":      readGUID,
+	"portMappings":         readPortMappings,
+	"bandwidth":            readBandwidth,
+	"cni-args":             readCNIArgs,
+	"default-route":        readDefaultRoute,
+}
+
+func parseElement(raw json.RawMessage, namespace string) (Selection, []*Error) {
+	s := Selection{Namespace: namespace}
+	o, err := decodeObject(raw)
+	if err != nil {
+		return s, []*Error{err}
+	}
+	var errs []*Error
+	for _, key := range slices.Sorted(maps.Keys(o)) {
+		if isNull(o[key]) {
+			continue
+		}
+		read, known := elementKeys[key]
+		if !known {
+			if err := checkUnknownKey(key); err != nil {
+				errs = append(errs, err)
+			}
+			continue
+		}
+		if err := read(&s, o[key]); err != nil {
+			errs = append(errs, err.at(key))
+		}
+	}
+	if s.Name == "" && !slices.ContainsFunc(errs, func(err *Error) bool { return err.Key == "name" }) {
+		errs = append(errs, problem("name the NetworkAttachmentDefinition", "the key is missing").at("name"))
+	}
+	for _, err := range errs {
+		if checkName(s.Name) == nil && checkNamespace(s.Namespace) == nil {
+			err.Network = s.Network()
+		}
+	}
+	return s, errs
+}
+
+// checkUnknownKey lets other implementations' extensions pass: the standard gives them names with a domain.
+func checkUnknownKey(key string) *Error {
+	if len(key) <= 253 && reversePattern.MatchString(key) {
+		return nil
+	}
+	remedy := "remove it, or give a key of your own a reverse domain name, such as com.example.key"
+	for known := range elementKeys {
+		if strings.EqualFold(strings.ReplaceAll(known, "-", ""), strings.NewReplacer("-", "", "_", "").Replace(key)) {
+			remedy = "write it " + known
+		}
+	}
+	if key == "gateway" {
+		remedy = `the pod's gateway is asked for as "default-route": ["192.0.2.1"]`
+	}
+	return problem(remedy, "the standard has no key %s", quote(key))
+}
+
+func readString(raw json.RawMessage, to *string, check func(string) *Error) *Error {
+	s, err := decodeString(raw)
+	if err != nil {
+		return err
+	}
+	if s == "" {
+		return nil // as Multus has it: an empty value is none
+	}
+	if err := check(s); err != nil {
+		return err
+	}
+	*to = s
+	return nil
+}
