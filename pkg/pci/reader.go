@@ -152,3 +152,9 @@ func readNames(dir string) (names []string, err error) {
 	defer func() { _ = f.Close() }() // nothing was written
 	return f.Readdirnames(-1)
 }
+
+func (r *reader) exists(dir, name string) bool {
+	r.join(dir, name)
+	var s unix.Stat_t
+	return unix.Lstat(unsafe.String(&r.path[0], len(r.path)-1), &s) == nil
+}

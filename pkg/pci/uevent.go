@@ -1,0 +1,95 @@
+package pci
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Change is one event of the kernel about a device.
+type Change struct {
+	// Action is what happened: add, remove, bind, unbind, change, move.
+	Action    string
+	Subsystem string // pci, net, infiniband, …
+	// Address is the PCI function that the event is about, or that the device of the event sits on.
+	Address Address
+	// Lost says that the kernel dropped events: scan again. The other fields are empty then.
+	Lost bool
+}
+
+// Watch calls each with the kernel's events about PCI functions and what sits on them, until ctx ends (no error) or the
+// socket breaks. ready is called once, when no later event can be missed: scan then. Events about interfaces come only for
+// those in the calling thread's network namespace: an interface that moves out is a remove, one that comes back an add.
+func Watch(ctx context.Context, ready func(), each func(Change)) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	if err != nil {
+		return fmt.Errorf("open the kernel's event socket: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing is lost: it was only read
+	const kernelGroup = 1                 // 2 is what udev sends on, in another format
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup}); err != nil {
+		return fmt.Errorf("listen to the kernel's events: %w", err)
+	}
+	// 256 VFs made at once are some thousand events; the default buffer holds a few hundred. What is refused here shows
+	// as Lost later.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
+	// A receive cannot be woken by ctx: a time-out lets the loop look at it.
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000}); err != nil {
+		return fmt.Errorf("set time-out on the kernel's event socket: %w", err)
+	}
+	ready()
+	buf := make([]byte, 64<<10)
+	for ctx.Err() == nil {
+		n, from, err := unix.Recvfrom(fd, buf, 0)
+		switch {
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ENOBUFS):
+			each(Change{Lost: true})
+		case err != nil:
+			return fmt.Errorf("receive the kernel's events: %w", err)
+		default:
+			// Only the kernel has port 0: what another process sends here is not believed.
+			if sender, ok := from.(*unix.SockaddrNetlink); ok && sender.Pid == 0 {
+				if c, ok := parseUevent(buf[:n]); ok {
+					each(c)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// parseUevent reads "add@/devices/…\0ACTION=add\0DEVPATH=/devices/…\0SUBSYSTEM=net\0…".
+func parseUevent(message []byte) (c Change, ok bool) {
+	for field := range bytes.SplitSeq(message, []byte{0}) {
+		key, value, _ := strings.Cut(string(field), "=")
+		switch key {
+		case "ACTION":
+			c.Action = value
+		case "SUBSYSTEM":
+			c.Subsystem = value
+		case "DEVPATH":
+			c.Address, ok = addressInPath(value)
+		}
+	}
+	return c, ok && c.Action != ""
+}
+
+// addressInPath finds the last PCI function in a device path such as
+// /devices/pci0000:00/0000:00:02.0/0000:02:10.0/net/eth5, whose earlier ones are the bridges above it.
+func addressInPath(devpath string) (Address, bool) {
+	for {
+		i := strings.LastIndexByte(devpath, '/')
+		if i < 0 {
+			return Address{}, false
+		}
+		if a, err := ParseAddress(devpath[i+1:]); err == nil {
+			return a, true
+		}
+		devpath = devpath[:i]
+	}
+}
