@@ -1,0 +1,370 @@
+package sriov
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/netlinks"
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
+)
+
+// Add puts a VF into a pod and writes the result to Out. What it did before it failed it undoes; what it cannot undo
+// stays on record.
+func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) error {
+	start := time.Now()
+	c, err := p.call(args)
+	if err == nil {
+		err = c.cfg.NeedDevice()
+	}
+	if err != nil {
+		return err
+	}
+	result, err := p.add(ctx, c)
+	if err != nil {
+		c.log.Error("ADD failed", "error", err, "took", time.Since(start))
+		return answer(err)
+	}
+	c.log.Info("VF is in the pod", "took", time.Since(start))
+	versioned, err := result.GetAsVersion(c.cfg.CNIVersion)
+	if err != nil {
+		return types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("express the result in version %s: %v", c.cfg.CNIVersion, err), "")
+	}
+	return versioned.PrintTo(p.Out)
+}
+
+func (p *Plugin) add(ctx context.Context, c *call) (*types100.Result, error) {
+	d, err := p.open(ctx, c.cfg.Device, c.log)
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	ns, id, err := d.openPod(c.Netns)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	pod, err := vf.NewConn(ns)
+	if err != nil {
+		return nil, coded(types.ErrIOFailure, err)
+	}
+	defer pod.Close()
+	if err := d.check(c, pod); err != nil {
+		return nil, err
+	}
+	known, err := d.claim(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	r, err := d.newRecord(c, known)
+	if err != nil {
+		return nil, err
+	}
+	r.Netns = Place{Path: c.Netns, ID: id}
+	if err := d.write(r); err != nil {
+		return nil, err
+	}
+	result, err := d.attach(ctx, c, r, pod, ns)
+	if err != nil {
+		// Not under ctx: an ADD that was called off has to be undone all the same.
+		return nil, errors.Join(err, d.undo(context.WithoutCancel(ctx), c, r))
+	}
+	r.Phase = Attached
+	if err := d.write(r); err != nil {
+		return nil, errors.Join(err, d.undo(context.WithoutCancel(ctx), c, r))
+	}
+	c.log.Debug("netlink requests", "host", d.host.Count, "pod", pod.Count)
+	return result, nil
+}
+
+// openPod opens the pod's network namespace, which must not be ours.
+func (d *device) openPod(path string) (*netns.Netns, netns.ID, error) {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return nil, netns.ID{}, coded(types.ErrInvalidEnvironmentVariables, fmt.Errorf("CNI_NETNS: %w", err))
+	}
+	id, err := ns.ID()
+	own, ownErr := d.ns.ID()
+	if err := errors.Join(err, ownErr); err != nil {
+		return nil, netns.ID{}, errors.Join(coded(types.ErrIOFailure, err), ns.Close())
+	}
+	if id == own {
+		return nil, netns.ID{}, errors.Join(coded(types.ErrInvalidNetNS, fmt.Errorf("CNI_NETNS %s is the plugin's own namespace", path)), ns.Close())
+	}
+	return ns, id, nil
+}
+
+// check refuses, before anything is changed, what cannot become an attachment.
+func (d *device) check(c *call, pod *vf.Conn) error {
+	if c.cfg.MTU != 0 {
+		most, err := d.pfMTU()
+		if err != nil {
+			return coded(types.ErrIOFailure, err)
+		}
+		if c.cfg.MTU > most {
+			return coded(types.ErrInvalidNetworkConfig, fmt.Errorf("network %q: mtu: %d is more than the %d of its PF %s", c.cfg.Network, c.cfg.MTU, most, d.pfName))
+		}
+	}
+	taken, err := pod.HasName(c.IfName)
+	if err != nil {
+		return coded(types.ErrIOFailure, err)
+	}
+	if taken {
+		// Our own from an ADD that was killed is the one that may be there: claim takes it back.
+		if dev, err := pod.Find(d.key()); err == nil && dev.Name == c.IfName {
+			return nil
+		}
+		return coded(types.ErrInvalidEnvironmentVariables, fmt.Errorf("CNI_IFNAME: the pod already has an interface %s", c.IfName))
+	}
+	return nil
+}
+
+// claim decides by the VF's record whether the attachment may have it. A dead owner's VF is put back first. It returns the
+// VF's known baseline, nil if there is none.
+func (d *device) claim(ctx context.Context, c *call) (*Baseline, error) {
+	r, err := readRecord(d.p.Records, d.key())
+	switch {
+	case errors.Is(err, journal.ErrNotExist):
+		return nil, nil
+	case errors.Is(err, journal.ErrCorrupt):
+		if r, err = d.salvage(c, err); err != nil {
+			return nil, err
+		}
+		return nil, coded(types.ErrTryAgainLater, d.restore(ctx, r, c.Netns))
+	case err != nil:
+		return nil, coded(types.ErrIOFailure, err)
+	case r.Boot != d.boot:
+		c.log.Info("the VF's record is from before a reboot: dropped", "owner", r.Owner.String())
+		return nil, coded(types.ErrIOFailure, d.p.Records.Remove(d.key()))
+	case r.Identity.PF != d.id.PF || r.Identity.Index != d.id.Index || r.Identity.NumVFs != d.id.NumVFs:
+		c.log.Warn("the VF's record is of another VF that had its address: dropped", "then", r.Identity, "now", d.id)
+		return nil, coded(types.ErrIOFailure, d.p.Records.Remove(d.key()))
+	case r.Phase == Free && r.Identity.Driver != d.id.Driver:
+		return nil, nil
+	case r.Phase == Free:
+		return &r.Baseline, nil
+	}
+	if !r.Owner.is(c.ContainerID, c.IfName) && r.Phase != Removing && alive(r.Netns) {
+		return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s belongs to %s (network namespace %s), which has not been deleted yet", d.key(), r.Owner, r.Netns.Path))
+	}
+	c.log.Warn("the VF's last owner was never deleted: putting the VF back first", "owner", r.Owner.String(), "phase", r.Phase)
+	d.releaseFor(ctx, r)
+	if err := d.restore(ctx, r); err != nil {
+		return nil, coded(types.ErrTryAgainLater, err)
+	}
+	return &r.Baseline, nil
+}
+
+// alive reports whether the namespace is still there, and the same.
+func alive(at Place) bool {
+	ns, err := netns.Open(at.Path)
+	if err != nil {
+		// What cannot be looked at is not dead.
+		return !errors.Is(err, netns.ErrGone)
+	}
+	defer ns.Close()
+	id, err := ns.ID()
+	return err != nil || id == at.ID
+}
+
+// releaseFor gives back the addresses of an owner that is no more. Its IPAM plugin may be gone with it: only a warning.
+func (d *device) releaseFor(ctx context.Context, r *Record) {
+	if r.Invocation == nil {
+		return
+	}
+	cfg, err := Parse(r.Invocation.Config, r.Invocation.Args)
+	if err == nil {
+		dead := &call{cfg: cfg, log: d.log, CmdArgs: &skel.CmdArgs{
+			ContainerID: r.Owner.ContainerID, IfName: r.Owner.IfName,
+			Args: r.Invocation.Args, Path: r.Invocation.Path, StdinData: r.Invocation.Config,
+		}}
+		_, err = d.p.ipam(ctx, dead, "DEL")
+	}
+	if err != nil {
+		d.log.Warn("cannot release the addresses of the VF's last owner", "owner", r.Owner.String(), "error", err)
+	}
+}
+
+// newRecord is what is written before the first change. While a baseline is known, the PF's side is not read for one: what
+// differs from it was not a pod's doing but somebody's who should know that this VF is ours.
+func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
+	r := &Record{Boot: d.boot, Phase: Adding, Owner: c.owner(), Identity: d.id, Invocation: c.invocation()}
+	if d.hasNetdev() {
+		dev, ok := d.atHome()
+		if !ok {
+			return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s (driver %s) has no interface in the host's network namespace: another program may have moved it, or its driver is still starting", d.key(), d.id.Driver))
+		}
+		if err := refuseUplink(dev); err != nil {
+			return nil, err
+		}
+		r.Baseline.Netdev = &dev
+	}
+	if known != nil {
+		r.Baseline.Settings = known.Settings
+		if r.Baseline.Netdev != nil && known.Netdev != nil {
+			// What the host calls it is the host's to change. The rest was seen as it is in the known baseline.
+			dev := *known.Netdev
+			dev.Index, dev.Name, dev.AltNames = r.Baseline.Netdev.Index, r.Baseline.Netdev.Name, r.Baseline.Netdev.AltNames
+			r.Baseline.Netdev = &dev
+		}
+	} else {
+		live, err := d.host.Read(d.pf, d.id.Index)
+		if err != nil {
+			return nil, coded(types.ErrIOFailure, err)
+		}
+		r.Baseline.Settings = live
+	}
+	r.Wanted = c.cfg.Wanted(r.Baseline.Settings)
+	return r, nil
+}
+
+// refuseUplink keeps a VF that carries the node's own traffic where it is.
+func refuseUplink(dev vf.Netdev) error {
+	if !dev.Up {
+		return nil // it carries nothing
+	}
+	links, err := netlinks.NodeLinks()
+	if err != nil {
+		return coded(types.ErrIOFailure, err)
+	}
+	if l := links[dev.Index]; l.Uplink != "" || l.Addressed != "" {
+		return coded(types.ErrInvalidNetworkConfig, fmt.Errorf("interface %s of VF %s is in use by the node itself: %s%s", dev.Name, dev.Address, l.Uplink, l.Addressed))
+	}
+	return nil
+}
+
+// attach changes the VF: from here on there is something to undo.
+func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, ns *netns.Netns) (*types100.Result, error) {
+	if err := d.host.Write(d.pf, d.id.Index, vf.Plan(r.Baseline.Settings, r.Wanted)); err != nil {
+		return nil, settingError(c, err)
+	}
+	// The rest of the entry is looked at, too: a pod must not inherit what somebody else left there.
+	want := r.Baseline.Settings.With(r.Wanted)
+	if r.Wanted.MAC == nil {
+		want.MAC = nil
+	}
+	if _, err := d.host.Settle(ctx, d.pf, d.id.Index, want); err != nil {
+		return nil, settingError(c, err)
+	}
+	result := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, DNS: c.cfg.DNS}
+	iface := &types100.Interface{PciID: d.key(), Sandbox: c.Netns, Name: c.IfName}
+	if r.Wanted.MAC != nil {
+		iface.Mac = r.Wanted.MAC.String()
+	}
+	result.Interfaces = []*types100.Interface{iface}
+	if r.Baseline.Netdev != nil {
+		dev, err := d.moveIn(ctx, c, r, pod)
+		if err != nil {
+			return nil, err
+		}
+		iface.Mac, iface.Mtu = dev.MAC.String(), dev.MTU
+	}
+	if c.cfg.IPAM == "" {
+		return result, nil
+	}
+	given, err := d.p.ipamAdd(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if len(given.IPs) == 0 && len(given.Routes) == 0 {
+		return nil, types.NewError(types.ErrInternal, fmt.Sprintf("IPAM plugin %q gave no address", c.cfg.IPAM), "")
+	}
+	result.IPs, result.Routes = given.IPs, given.Routes
+	for _, ip := range result.IPs {
+		ip.Interface = types100.Int(0)
+	}
+	if c.cfg.DNS.IsEmpty() {
+		result.DNS = given.DNS
+	}
+	if r.Baseline.Netdev == nil {
+		return result, nil // the pod's own driver has to use them
+	}
+	if err := netlinks.Configure(ctx, ns, c.IfName, result.IPs, result.Routes); err != nil {
+		return nil, coded(types.ErrInvalidNetworkConfig, err)
+	}
+	if how, err := netlinks.Announce(ctx, ns, c.IfName, result.IPs); err != nil {
+		c.log.Warn("cannot announce the pod's addresses: neighbours may know an old MAC for a while", "error", err)
+	} else if how != "" {
+		c.log.Info("the pod's addresses are announced later", "how", how)
+	}
+	return result, nil
+}
+
+// settingError says what the driver did not take; the reader is whoever wrote the network definition.
+func settingError(c *call, err error) error {
+	code := types.ErrInternal
+	switch {
+	case errors.Is(err, vf.ErrBusy), errors.Is(err, vf.ErrUnsettled):
+		code = types.ErrTryAgainLater
+	case errors.Is(err, vf.ErrUnsupported), errors.Is(err, vf.ErrInvalid), errors.Is(err, vf.ErrPermission), errors.Is(err, vf.ErrAddress):
+		code = types.ErrInvalidNetworkConfig
+	}
+	return coded(code, fmt.Errorf("network %q: %w", c.cfg.Network, err))
+}
+
+// moveIn moves the interface into the pod, named, with its MAC and MTU, up, and makes sure that it arrived so.
+func (d *device) moveIn(ctx context.Context, c *call, r *Record, pod *vf.Conn) (vf.Netdev, error) {
+	a := vf.Arrival{Name: c.IfName, MTU: c.cfg.MTU, Up: true}
+	if c.cfg.MAC != nil {
+		a.MAC = *c.cfg.MAC
+	}
+	err := d.host.Move(r.Baseline.Netdev.Index, pod, a)
+	if errors.Is(err, vf.ErrExists) {
+		// One of its alternative names is taken there, and then it did not move. The record remembers them.
+		if dev, ok := d.atHome(); ok && len(dev.AltNames) > 0 {
+			err = errors.Join(d.host.DropAltNames(dev, nil), d.host.Move(dev.Index, pod, a))
+		}
+	}
+	if err != nil {
+		return vf.Netdev{}, settingError(c, err)
+	}
+	dev, err := pod.Find(d.key())
+	if err != nil {
+		return vf.Netdev{}, coded(types.ErrIOFailure, fmt.Errorf("find VF %s in the pod after its move: %w", d.key(), err))
+	}
+	if c.cfg.MAC != nil && dev.MAC != *c.cfg.MAC {
+		want := dev
+		want.MAC = *c.cfg.MAC
+		if dev, err = d.insist(ctx, pod, dev, want); err != nil {
+			return vf.Netdev{}, settingError(c, err)
+		}
+	}
+	return dev, nil
+}
+
+// insist sets the interface's MAC until it is there: iavf takes it only after the VF reset that the PF's new entry caused.
+func (d *device) insist(ctx context.Context, pod *vf.Conn, dev, want vf.Netdev) (vf.Netdev, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for {
+		now, err := pod.Reset(dev, want)
+		if err == nil && now.MAC == want.MAC {
+			return now, nil
+		}
+		select {
+		case <-ctx.Done():
+			return now, errors.Join(fmt.Errorf("%w: interface %s of VF %s has MAC %v, wanted %v", vf.ErrUnsettled, now.Name, d.key(), now.MAC, want.MAC), err)
+		case <-time.After(50 * time.Millisecond):
+			dev = now
+		}
+	}
+}
+
+// undo takes a failed ADD back.
+func (d *device) undo(ctx context.Context, c *call, r *Record) error {
+	var errs []error
+	if _, err := d.p.ipam(ctx, c, "DEL"); err != nil {
+		errs = append(errs, fmt.Errorf("undo: %w", err))
+	}
+	if err := d.restore(ctx, r, c.Netns); err != nil {
+		errs = append(errs, fmt.Errorf("undo: %w", err))
+	}
+	return errors.Join(errs...)
+}

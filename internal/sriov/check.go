@@ -1,0 +1,203 @@
+package sriov
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/netlinks"
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
+	"github.com/viaduct-sriov/viaduct/pkg/pci"
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
+)
+
+// Check compares the record with the live VF: what the PF enforces, the interface in the pod, its addresses. It changes
+// nothing.
+func (p *Plugin) Check(ctx context.Context, args *skel.CmdArgs) error {
+	c, err := p.call(args)
+	if err == nil {
+		err = c.cfg.NeedDevice()
+	}
+	if err != nil {
+		return err
+	}
+	d, err := p.open(ctx, c.cfg.Device, c.log)
+	if err != nil {
+		return answer(err)
+	}
+	defer d.close()
+	if err := d.checkAttachment(c); err != nil {
+		return answer(err)
+	}
+	_, err = p.ipam(ctx, c, "CHECK")
+	return answer(err)
+}
+
+func (d *device) checkAttachment(c *call) error {
+	r, err := readRecord(d.p.Records, d.key())
+	if err == nil && (r.Phase == Free || !r.Owner.is(c.ContainerID, c.IfName) || r.Boot != d.boot) {
+		err = journal.ErrNotExist
+	}
+	if errors.Is(err, journal.ErrNotExist) {
+		return coded(types.ErrUnknownContainer, fmt.Errorf("VF %s is not attached to container %s", d.key(), c.ContainerID))
+	}
+	if err != nil {
+		return coded(types.ErrIOFailure, err)
+	}
+	if r.Phase != Attached {
+		return coded(types.ErrTryAgainLater, fmt.Errorf("VF %s: the attachment is not complete, but %s", d.key(), r.Phase))
+	}
+	want := r.Baseline.Settings.With(r.Wanted)
+	if r.Wanted.MAC == nil {
+		want.MAC = nil
+	}
+	var errs []error
+	live, err := d.host.Read(d.pf, d.id.Index)
+	if err != nil {
+		errs = append(errs, err)
+	} else if diff := vf.Plan(live, want); !diff.IsEmpty() {
+		errs = append(errs, fmt.Errorf("VF %s: the PF shows %v, and should show %v", d.key(), live, diff))
+	}
+	if r.Baseline.Netdev != nil {
+		errs = append(errs, d.checkPod(c, r))
+	}
+	return errors.Join(errs...)
+}
+
+// checkPod looks at the interface from inside the pod.
+func (d *device) checkPod(c *call, r *Record) error {
+	ns, err := netns.Open(c.Netns)
+	if err != nil {
+		return coded(types.ErrInvalidEnvironmentVariables, fmt.Errorf("CNI_NETNS: %w", err))
+	}
+	defer ns.Close()
+	pod, err := vf.NewConn(ns)
+	if err != nil {
+		return coded(types.ErrIOFailure, err)
+	}
+	defer pod.Close()
+	dev, err := pod.Find(d.key())
+	if err != nil {
+		return fmt.Errorf("VF %s is not in the pod: %w", d.key(), err)
+	}
+	var errs []error
+	if dev.Name != c.IfName {
+		errs = append(errs, fmt.Errorf("VF %s is called %s in the pod, and should be called %s", d.key(), dev.Name, c.IfName))
+	}
+	if !dev.Up {
+		errs = append(errs, fmt.Errorf("interface %s is down", dev.Name))
+	}
+	if r.Wanted.MAC != nil && dev.MAC != *r.Wanted.MAC {
+		errs = append(errs, fmt.Errorf("interface %s has MAC %v, and should have %v", dev.Name, dev.MAC, *r.Wanted.MAC))
+	}
+	if c.cfg.MTU != 0 && dev.MTU != c.cfg.MTU {
+		errs = append(errs, fmt.Errorf("interface %s has MTU %d, and should have %d", dev.Name, dev.MTU, c.cfg.MTU))
+	}
+	prev, err := c.previous()
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	if prev != nil {
+		errs = append(errs, netlinks.Check(ns, dev.Name, prev.IPs, prev.Routes))
+	}
+	return errors.Join(errs...)
+}
+
+// Status says whether an ADD could work now.
+func (p *Plugin) Status(ctx context.Context, args *skel.CmdArgs) error {
+	c, err := p.call(args)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if _, err := pci.Addresses(p.Root); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := bootID(p.Root); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := os.Stat(filepath.Join(p.Root, "sys/bus/pci/devices")); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs, p.writable())
+	if err := errors.Join(errs...); err != nil {
+		return answer(coded(types.ErrPluginNotAvailable, err))
+	}
+	if _, err := p.ipam(ctx, c, "STATUS"); err != nil {
+		return answer(err)
+	}
+	return nil
+}
+
+// writable tries the state folder as an ADD would use it.
+func (p *Plugin) writable() error {
+	if err := os.MkdirAll(p.Records.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the state folder: %w", err)
+	}
+	f, err := os.CreateTemp(p.Records.Dir, ".status-*")
+	if err != nil {
+		return fmt.Errorf("write to the state folder: %w", err)
+	}
+	_, err = f.WriteString("x") // a full disk makes files, and fills none
+	return errors.Join(err, f.Close(), os.Remove(f.Name()))
+}
+
+// GC puts back the VFs of this network whose attachment the runtime does not know any more, and lets the IPAM plugin do
+// the same. Without the runtime's list it does nothing: no list is not an empty one.
+func (p *Plugin) GC(ctx context.Context, args *skel.CmdArgs) error {
+	c, err := p.call(args)
+	if err != nil {
+		return err
+	}
+	if !c.cfg.GCNamed {
+		return types.NewError(types.ErrInvalidNetworkConfig, "GC without cni.dev/valid-attachments: which attachments are valid is not known", "")
+	}
+	keys, err := p.Records.Keys()
+	errs := []error{err}
+	for _, key := range keys {
+		if err := p.collect(ctx, c, key); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	_, err = p.ipam(ctx, c, "GC")
+	errs = append(errs, err)
+	return answer(errors.Join(errs...))
+}
+
+// collect puts one VF back if its owner is of this network and not valid.
+func (p *Plugin) collect(ctx context.Context, c *call, key string) error {
+	stale := func(r *Record) bool {
+		return r.Phase != Free && r.Owner.Network == c.cfg.Network &&
+			!slices.Contains(c.cfg.Valid, types.GCAttachment{ContainerID: r.Owner.ContainerID, IfName: r.Owner.IfName})
+	}
+	r, err := readRecord(p.Records, key)
+	if err != nil || !stale(r) {
+		// A corrupt record does not say whose it is; the VF's next ADD sees to it.
+		return nil //nolint:nilerr // see above
+	}
+	address, err := pci.ParseAddress(key)
+	if err != nil {
+		return coded(types.ErrIOFailure, err)
+	}
+	d, err := p.open(ctx, address, c.log.With("vf", key))
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	if r, err = readRecord(p.Records, key); err != nil || !stale(r) {
+		return nil //nolint:nilerr // somebody was faster
+	}
+	if r.Boot != d.boot {
+		return p.Records.Remove(key)
+	}
+	c.log.Warn("putting back a VF whose owner is gone", "vf", key, "owner", r.Owner.String())
+	d.releaseFor(ctx, r)
+	return d.restore(ctx, r)
+}

@@ -1,0 +1,244 @@
+// Package sriov carries out the CNI verbs of the plugin that is called sriov: it puts a VF into a pod and takes it back.
+//
+// One rule shapes it: a VF's record is on disk before the VF is changed, and stays open until the VF was seen to be as
+// before. So whatever is killed when, a DEL, a GC or the next ADD for the VF finds what there is to undo. Every verb holds
+// the VF's lock, and only the owner in the record has its VF touched.
+package sriov
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
+	"github.com/viaduct-sriov/viaduct/pkg/pci"
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
+)
+
+// A Plugin is one call of the plugin. New sets it up for a node; tests change its fields.
+type Plugin struct {
+	Root    string        // below which sys and proc are
+	Records journal.Store // one record per VF
+	Log     *slog.Logger
+	Out     io.Writer // takes the result, and nothing else
+
+	LockWait   time.Duration // how long another verb for the same VF may take
+	ReturnWait time.Duration // how long a VF may take to come back from a netns that has gone
+	IPAMWait   time.Duration // how long an IPAM plugin may take
+}
+
+// New is a Plugin for the node that it runs on.
+func New(records string, log *slog.Logger) *Plugin {
+	return &Plugin{
+		Root: "/", Records: DefaultRecords(records), Log: log, Out: os.Stdout,
+		LockWait: 30 * time.Second, ReturnWait: 10 * time.Second, IPAMWait: 60 * time.Second,
+	}
+}
+
+// A call is what the runtime asks of one verb.
+type call struct {
+	*skel.CmdArgs
+	cfg *Config
+	log *slog.Logger
+}
+
+func (p *Plugin) call(args *skel.CmdArgs) (*call, error) {
+	cfg, err := Parse(args.StdinData, args.Args)
+	if err != nil {
+		return nil, err
+	}
+	log := p.Log.With("container", args.ContainerID, "ifname", args.IfName, "network", cfg.Network)
+	if cfg.NeedDevice() == nil {
+		log = log.With("vf", cfg.Device.String())
+	}
+	return &call{CmdArgs: args, cfg: cfg, log: log}, nil
+}
+
+func (c *call) owner() Owner {
+	return Owner{ContainerID: c.ContainerID, IfName: c.IfName, Network: c.cfg.Network}
+}
+
+func (c *call) invocation() *Invocation {
+	return &Invocation{Config: c.StdinData, Args: c.Args, Path: c.Path}
+}
+
+// A device is the VF that a verb works on, under its lock, with a connection to the host's namespace.
+type device struct {
+	p      *Plugin
+	log    *slog.Logger
+	vf     *pci.Device
+	pf     vf.PF
+	pfName string
+	id     Identity
+	boot   string
+	lock   *journal.Lock
+	ns     *netns.Netns
+	host   *vf.Conn
+}
+
+// open locks the VF and reads what it is. Errors are coded.
+func (p *Plugin) open(ctx context.Context, address pci.Address, log *slog.Logger) (_ *device, err error) {
+	d := &device{p: p, log: log}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.vf, err = pci.Read(p.Root, address); err != nil {
+		return nil, coded(types.ErrInvalidNetworkConfig, fmt.Errorf("find VF %s: %w", address, err))
+	}
+	if !d.vf.IsVF() {
+		return nil, coded(types.ErrInvalidNetworkConfig, fmt.Errorf("%s is not a VF: it has no physfn", address))
+	}
+	if d.boot, err = bootID(p.Root); err != nil {
+		return nil, coded(types.ErrIOFailure, err)
+	}
+	wait, cancel := context.WithTimeout(ctx, p.LockWait)
+	defer cancel()
+	if d.lock, err = p.Records.Lock(wait, address.String()); err != nil {
+		if errors.Is(err, journal.ErrLocked) {
+			return nil, coded(types.ErrTryAgainLater, fmt.Errorf("another call for VF %s is still running: %w", address, err))
+		}
+		return nil, coded(types.ErrIOFailure, err)
+	}
+	// Again, now that nobody else of ours moves it.
+	if d.vf, err = pci.Read(p.Root, address); err != nil {
+		return nil, coded(types.ErrInvalidNetworkConfig, fmt.Errorf("find VF %s: %w", address, err))
+	}
+	if err = d.findPF(); err != nil {
+		return nil, coded(types.ErrInvalidNetworkConfig, err)
+	}
+	if d.ns, err = netns.Current(); err != nil {
+		return nil, coded(types.ErrIOFailure, err)
+	}
+	if d.host, err = vf.NewConn(d.ns); err != nil {
+		return nil, coded(types.ErrIOFailure, err)
+	}
+	return d, nil
+}
+
+// findPF finds the interface of the PF that the VF is set through.
+func (d *device) findPF() error {
+	pf, err := pci.Read(d.p.Root, d.vf.PF)
+	if err != nil {
+		return fmt.Errorf("find the PF of VF %s: %w", d.vf.Address, err)
+	}
+	uplink, ok := pf.Uplink()
+	if !ok {
+		return fmt.Errorf("find the PF of VF %s: %s has no interface in the host's network namespace (driver %q)", d.vf.Address, pf.Address, pf.Driver)
+	}
+	d.pf, d.pfName = vf.PF{Address: pf.Address.String(), Index: uplink.Index}, uplink.Name
+	d.id = Identity{PF: pf.Address, Index: d.vf.VFIndex, Driver: d.vf.Driver, NumVFs: len(pf.VFs)}
+	return nil
+}
+
+func (d *device) close() {
+	if d.host != nil {
+		d.host.Close()
+	}
+	if d.ns != nil {
+		_ = d.ns.Close()
+	}
+	if d.lock != nil {
+		_ = d.lock.Unlock()
+	}
+}
+
+func (d *device) key() string { return d.vf.Address.String() }
+
+func (d *device) write(r *Record) error {
+	if err := d.p.Records.Write(d.key(), r); err != nil {
+		return coded(types.ErrIOFailure, fmt.Errorf("record VF %s: %w", d.key(), err))
+	}
+	return nil
+}
+
+// atHome gives the VF's interface if it is in the host's namespace, which is the only one that sysfs shows here.
+func (d *device) atHome() (vf.Netdev, bool) {
+	now, err := pci.Read(d.p.Root, d.vf.Address)
+	if err != nil || len(now.Netdevs) == 0 {
+		return vf.Netdev{}, false
+	}
+	dev, err := d.host.Get(now.Netdevs[0].Index)
+	if err != nil || (dev.Address != "" && dev.Address != d.key()) {
+		return vf.Netdev{}, false
+	}
+	return dev, true
+}
+
+// hasNetdev reports whether the VF's driver makes an interface: without one (vfio-pci, uio, none) only the PF's side is
+// set. A VF whose interface is away looks the same in sysfs, but its driver is no such driver.
+func (d *device) hasNetdev() bool {
+	if len(d.vf.Netdevs) > 0 {
+		return true
+	}
+	switch d.vf.Driver {
+	case "", "uio_pci_generic", "igb_uio", "pci-stub":
+		return false
+	}
+	// vfio-pci and its variants, mlx5_vfio_pci for one, have a vfio-dev folder since Linux 6.1.
+	_, err := os.Stat(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key(), "vfio-dev"))
+	return err != nil && !strings.HasSuffix(strings.ReplaceAll(d.vf.Driver, "-", "_"), "vfio_pci")
+}
+
+// pfMTU is the largest MTU that the VF may have.
+func (d *device) pfMTU() (int, error) {
+	b, err := os.ReadFile(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.pf.Address, "net", d.pfName, "mtu"))
+	if err != nil {
+		return 0, fmt.Errorf("read the MTU of PF %s: %w", d.pfName, err)
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}
+
+// coded gives err a CNI error code, unless it has one.
+func coded(code uint, err error) error {
+	if err == nil || codeOf(err, 0) != 0 {
+		return err
+	}
+	return &codedError{code, err}
+}
+
+// A codedError keeps the cause that a types.Error would forget.
+type codedError struct {
+	code uint
+	err  error
+}
+
+func (e *codedError) Error() string { return e.err.Error() }
+func (e *codedError) Unwrap() error { return e.err }
+
+// codeOf is the first code in err's tree.
+func codeOf(err error, otherwise uint) uint {
+	var own *codedError
+	if errors.As(err, &own) {
+		return own.code
+	}
+	var e *types.Error
+	if errors.As(err, &e) && e.Code != 0 {
+		return e.Code
+	}
+	return otherwise
+}
+
+// answer is what the runtime is told: all of err under its first code.
+func answer(err error) error {
+	var e *types.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &e) && e.Error() == err.Error():
+		return e // nothing was added: keep the details apart
+	}
+	return types.NewError(codeOf(err, types.ErrInternal), oneLine(err), "")
+}

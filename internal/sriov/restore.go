@@ -1,0 +1,242 @@
+package sriov
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
+)
+
+// errAway means that the VF's interface is neither in the host's network namespace nor in one that we know of.
+var errAway = errors.New("the VF's interface did not come back")
+
+// restore puts the VF back to the record's baseline and closes the record. It tries everything; what it could not do is
+// in the error and in the record, which then stays open. paths are namespaces where the interface may be.
+func (d *device) restore(ctx context.Context, r *Record, paths ...string) error {
+	have := r.Baseline.Settings.With(r.Wanted)
+	if r.Phase != Attached {
+		// Somebody may have been killed at any point: look instead of assuming.
+		if live, err := d.host.Read(d.pf, d.id.Index); err == nil {
+			have = live
+		}
+	}
+	r.Phase = Removing
+	err := d.write(r)
+	// A full disk must not keep a VF in a dead pod's VLAN: the record says enough as it is.
+	errs := []error{err}
+
+	errs = append(errs, d.bringHome(r, append(paths, r.Netns.Path)))
+	// Without its interface at hand, too: what the PF enforces is undone at once. What is refused here shows in settle.
+	d.host.WriteEach(d.pf, d.id.Index, vf.Plan(have, interim(r.Baseline, have)))
+	if r.Baseline.Netdev != nil {
+		errs = append(errs, d.resetNetdev(ctx, r))
+	}
+	_, err = d.host.Settle(ctx, d.pf, d.id.Index, r.Baseline.Settings)
+	errs = append(errs, err)
+	return d.closeRecord(r, errors.Join(errs...))
+}
+
+// interim is what the PF is to enforce until the interface has its own MAC again. If the PF had shown the VF's own, then
+// none was set there: with the zero MAC the VF may choose, and takes its old one back.
+func interim(b Baseline, have vf.Settings) vf.Settings {
+	s := b.Settings
+	if b.ownMAC() {
+		s.MAC = nil
+		if have.MAC != nil && *have.MAC != *b.Settings.MAC {
+			s.MAC = new(vf.MAC)
+		}
+	}
+	return s
+}
+
+// closeRecord writes down how it ended.
+func (d *device) closeRecord(r *Record, err error) error {
+	if err == nil {
+		r.Phase, r.Owner, r.Netns, r.Wanted, r.Invocation, r.Faults = Free, Owner{}, Place{}, vf.Settings{}, nil, nil
+		if r.Salvaged {
+			// Safe defaults are no baseline: the next ADD takes one.
+			return d.p.Records.Remove(d.key())
+		}
+		return d.write(r)
+	}
+	r.Faults = strings.Split(err.Error(), "\n")
+	return errors.Join(fmt.Errorf("put VF %s back: %w", d.key(), err), d.write(r))
+}
+
+// bringHome moves the VF's interface from a pod to the host, under its old name. It is no error if it is at home, or
+// nowhere to be found.
+func (d *device) bringHome(r *Record, paths []string) error {
+	if r.Baseline.Netdev == nil {
+		return nil
+	}
+	if _, ok := d.atHome(); ok {
+		return nil
+	}
+	var errs []error
+	for _, path := range paths {
+		if path == "" {
+			continue
+		}
+		err := d.bringFrom(path, r.Baseline.Netdev)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, netns.ErrGone) && !errors.Is(err, vf.ErrNoDevice) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *device) bringFrom(path string, base *vf.Netdev) error {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	pod, err := vf.NewConn(ns)
+	if err != nil {
+		return err
+	}
+	defer pod.Close()
+	dev, err := pod.Find(d.key())
+	if err != nil {
+		return err
+	}
+	// A name that the pod gave it may be taken on the host, and would keep it here.
+	err = pod.DropAltNames(dev, base.AltNames)
+	a := vf.Arrival{Name: base.Name, MTU: base.MTU}
+	if base.Name == "" {
+		a.Name = d.spareName()
+	}
+	moveErr := pod.Move(dev.Index, d.host, a)
+	if moveErr == nil {
+		return err
+	}
+	if _, ok := d.atHome(); ok {
+		return nil // under another name, or with another MTU: to be mended there
+	}
+	// Its name is taken on the host. Better home under a name of ours than in a namespace that dies.
+	d.log.Warn("cannot bring the VF home under its name", "name", base.Name, "error", moveErr)
+	again := pod.DropAltNames(dev, nil)
+	if again = errors.Join(again, pod.Move(dev.Index, d.host, vf.Arrival{Name: d.spareName()})); again == nil {
+		return nil
+	}
+	return errors.Join(err, moveErr, again, pod.Down(dev.Index))
+}
+
+// spareName is a name that only this VF can have: its PCI address. 15 bytes at most, as the kernel wants it.
+func (d *device) spareName() string {
+	return "vf" + strings.NewReplacer(":", "", ".", "").Replace(d.key())
+}
+
+// resetNetdev waits for the interface to be at home and gives it back what it had.
+func (d *device) resetNetdev(ctx context.Context, r *Record) error {
+	dev, err := d.await(ctx)
+	if err != nil {
+		return err
+	}
+	want := *r.Baseline.Netdev
+	if want.Name == "" {
+		// Salvaged: what it was called is lost. Anything but a pod's name for it.
+		want.Name = d.spareName()
+		want.MAC, want.MTU, want.TxQueueLen = dev.MAC, dev.MTU, dev.TxQueueLen
+		want.GSOMaxSize, want.GSOMaxSegs, want.GROMaxSize, want.AltNames = dev.GSOMaxSize, dev.GSOMaxSegs, dev.GROMaxSize, dev.AltNames
+	}
+	now, err := d.host.Reset(dev, want)
+	if err != nil {
+		return err
+	}
+	// Taken without an error is not yet done: igbvf ignores a MAC that the PF does not allow, and udev may rename.
+	if now.Name != want.Name || now.MAC != want.MAC {
+		if now, err = d.host.Reset(now, want); err != nil {
+			return err
+		}
+	}
+	if now.Name != want.Name || now.MAC != want.MAC || now.MTU != want.MTU {
+		return fmt.Errorf("%w: the VF's interface is %s, MAC %v, MTU %d, and was %s, MAC %v, MTU %d before",
+			vf.ErrUnsettled, now.Name, now.MAC, now.MTU, want.Name, want.MAC, want.MTU)
+	}
+	return nil
+}
+
+// await waits until the interface is in the host's namespace. When a network namespace dies the kernel moves physical
+// interfaces there, in its own time, and only once the last socket, process and mount of it are gone.
+func (d *device) await(ctx context.Context) (vf.Netdev, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.p.ReturnWait)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		if dev, ok := d.atHome(); ok {
+			return dev, nil
+		}
+		select {
+		case <-ctx.Done():
+			return d.rebind()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// rebind takes the interface from whoever still holds its namespace: without its driver it is gone there, and with it a
+// new one comes up here. It is for an owner that is no more, and changes the MAC of VFs that choose their own.
+func (d *device) rebind() (vf.Netdev, error) {
+	d.log.Warn("the VF's interface did not come back by itself, binding its driver again", "driver", d.id.Driver, "waited", d.p.ReturnWait)
+	driver := filepath.Join(d.p.Root, "sys/bus/pci/drivers", d.id.Driver)
+	for _, file := range []string{"unbind", "bind"} {
+		if err := os.WriteFile(filepath.Join(driver, file), []byte(d.key()), 0); err != nil {
+			return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w within %v, and binding its driver again failed: %w", errAway, d.p.ReturnWait, err))
+		}
+	}
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if dev, ok := d.atHome(); ok {
+			return dev, nil
+		}
+	}
+	return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w within %v, nor after its driver %s was bound again", errAway, d.p.ReturnWait, d.id.Driver))
+}
+
+// salvage makes a record for a VF whose own cannot be read: nothing is guessed from it. It is moved aside for a person to
+// look at, and the VF is to get safe defaults.
+func (d *device) salvage(c *call, cause error) (*Record, error) {
+	path, err := d.p.Records.SetAside(d.key())
+	if err != nil {
+		return nil, coded(types.ErrIOFailure, err)
+	}
+	c.log.Error("the VF's record cannot be read: set it aside, resetting the VF to safe defaults", "error", cause, "record", path)
+	r := &Record{
+		Boot: d.boot, Phase: Removing, Owner: c.owner(), Identity: d.id, Salvaged: true,
+		Baseline: Baseline{Settings: d.supportedDefaults()},
+	}
+	if d.hasNetdev() {
+		r.Baseline.Netdev = &vf.Netdev{}
+		if dev, ok := d.atHome(); ok && dev.Name != c.IfName {
+			r.Baseline.Netdev.Name, r.Baseline.Netdev.AltNames = dev.Name, dev.AltNames
+			r.Baseline.Netdev.MAC, r.Baseline.Netdev.MTU, r.Baseline.Netdev.TxQueueLen = dev.MAC, dev.MTU, dev.TxQueueLen
+		}
+	}
+	return r, d.write(r)
+}
+
+// supportedDefaults are the safe defaults, less what the driver does not report: it cannot be set either.
+func (d *device) supportedDefaults() vf.Settings {
+	s := vf.Defaults()
+	live, err := d.host.Read(d.pf, d.id.Index)
+	if err != nil {
+		return s
+	}
+	if live.SpoofCheck == nil {
+		s.SpoofCheck = nil
+	}
+	if live.Trust == nil {
+		s.Trust = nil
+	}
+	return s
+}

@@ -1,0 +1,134 @@
+// Package netns opens network namespaces, tells them apart, and makes sockets in them.
+//
+// setns(2) changes one thread, not a process. Nothing here leaves a thread of the caller's in another namespace: what has
+// to be done inside one is done on a thread of its own that ends with it, and a socket that was opened there works from
+// every thread.
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	handle "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone means that a path leads to no network namespace: it is missing, or a plain file whose mount has gone.
+var ErrGone = errors.New("no such network namespace")
+
+// nsfsMagic is what statfs(2) says of a namespace file.
+const nsfsMagic = 0x6e736673
+
+// answerTimeout is how long a netlink answer may take. A driver works while the kernel holds the answer back: some need
+// seconds for a VF reset.
+const answerTimeout = 30 * time.Second
+
+// A Netns is one open network namespace. It lives at least as long as it is open.
+type Netns struct {
+	file *os.File
+	path string
+}
+
+// An ID tells one network namespace from another. The kernel gives inode numbers out again, a cookie never within one
+// boot; kernels before 5.14 have no cookie, and it is 0.
+type ID struct {
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
+	Cookie uint64 `json:"cookie,omitempty"`
+}
+
+// Open opens the namespace at path, such as /run/netns/x or /proc/1234/ns/net. The error wraps ErrGone if there is none.
+func Open(path string) (*Netns, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s is missing", ErrGone, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("open network namespace %s: %w", path, err), f.Close())
+	}
+	if st.Type != nsfsMagic {
+		// What is left of a bind mount after the namespace was unmounted.
+		return nil, errors.Join(fmt.Errorf("%w: %s is a plain file", ErrGone, path), f.Close())
+	}
+	return &Netns{file: f, path: path}, nil
+}
+
+// Current opens the calling thread's namespace, which is the process's unless somebody changed it.
+func Current() (*Netns, error) { return Open("/proc/thread-self/ns/net") }
+
+// Close gives the namespace back. Sockets that were opened in it stay open, and keep it alive.
+func (n *Netns) Close() error { return n.file.Close() }
+
+// Path is what the namespace was opened by.
+func (n *Netns) Path() string { return n.path }
+
+// Fd is the namespace's file descriptor, for IFLA_NET_NS_FD and setns; it is valid until Close.
+func (n *Netns) Fd() int { return int(n.file.Fd()) }
+
+// ID reads the namespace's identity.
+func (n *Netns) ID() (ID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(n.Fd(), &st); err != nil {
+		return ID{}, fmt.Errorf("identify network namespace %s: %w", n.path, err)
+	}
+	id := ID{Device: st.Dev, Inode: st.Ino}
+	err := n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		id.Cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		if errors.Is(err, unix.ENOPROTOOPT) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return ID{}, fmt.Errorf("identify network namespace %s: %w", n.path, err)
+	}
+	return id, nil
+}
+
+// Do runs fn on a thread inside the namespace and returns its error. fn must not start goroutines that expect to be in
+// there, too. The thread is thrown away, so that nothing else can ever run in the wrong namespace on it.
+func (n *Netns) Do(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		if err := unix.Setns(n.Fd(), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter network namespace %s: %w", n.path, err)
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
+}
+
+// Route opens an rtnetlink socket in the namespace. The kernel's own words come with the errors of requests sent over it.
+func (n *Netns) Route() (*nl.SocketHandle, error) {
+	var s *nl.NetlinkSocket
+	err := n.Do(func() (err error) {
+		s, err = nl.GetNetlinkSocketAt(handle.None(), handle.None(), unix.NETLINK_ROUTE)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open a netlink socket in %s: %w", n.path, err)
+	}
+	limit := unix.NsecToTimeval(answerTimeout.Nanoseconds())
+	err = errors.Join(s.SetSendTimeout(&limit), s.SetReceiveTimeout(&limit), s.SetExtAck(true))
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("set up a netlink socket in %s: %w", n.path, err)
+	}
+	return &nl.SocketHandle{Socket: s}, nil
+}

@@ -1,0 +1,107 @@
+package vf
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
+)
+
+// interruptTries is how often a dump that changed under the kernel's hands, or a request that a signal cut off, is asked
+// again.
+const interruptTries = 20
+
+// A Conn speaks rtnetlink inside one network namespace. It is for one goroutine at a time.
+type Conn struct {
+	ns      *netns.Netns
+	sockets map[int]*nl.SocketHandle
+
+	// Count tells what was sent so far, for tests and logs that care about the price of a change.
+	Count Count
+}
+
+// A Count says how many requests a Conn sent. They cost very differently: a move some 25 ms, a PF read grows with the
+// number of VFs.
+type Count struct{ PFReads, PFWrites, Moves, Others int }
+
+// NewConn opens a connection inside ns. ns must stay open as long as the Conn is used.
+func NewConn(ns *netns.Netns) (*Conn, error) {
+	s, err := ns.Route()
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{ns: ns, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: s}}, nil
+}
+
+// Close ends the connection.
+func (c *Conn) Close() {
+	for _, s := range c.sockets {
+		s.Close()
+	}
+}
+
+// request starts a message about the interface index; flags and change are those of its ifinfomsg.
+func (c *Conn) request(kind, flags, index int, up, change uint32) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(kind, flags)
+	r.Sockets = c.sockets
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	m.Index, m.Flags, m.Change = int32(index), up, change
+	r.AddData(m)
+	return r
+}
+
+// set sends a request that only has to be acknowledged.
+func (c *Conn) set(r *nl.NetlinkRequest) error {
+	_, err := retry(func() ([][]byte, error) { return r.Execute(unix.NETLINK_ROUTE, 0) })
+	return err
+}
+
+// get sends a request for interfaces.
+func (c *Conn) get(r *nl.NetlinkRequest) ([]link, error) {
+	messages, err := retry(func() ([][]byte, error) { return r.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK) })
+	if err != nil {
+		return nil, err
+	}
+	links := make([]link, 0, len(messages))
+	for _, m := range messages {
+		l, err := parseLink(m)
+		if err != nil {
+			return nil, err
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+func retry(f func() ([][]byte, error)) ([][]byte, error) {
+	for tries := 1; ; tries++ {
+		messages, err := f()
+		if tries < interruptTries && (errors.Is(err, unix.EINTR) || errors.Is(err, nl.ErrDumpInterrupted)) {
+			continue
+		}
+		return messages, err
+	}
+}
+
+// one asks for a single interface, by index.
+func (c *Conn) one(index int, mask uint32) (link, error) {
+	r := c.request(unix.RTM_GETLINK, unix.NLM_F_REQUEST, index, 0, 0)
+	if mask != 0 {
+		r.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(mask)))
+	}
+	links, err := c.get(r)
+	if err != nil {
+		return link{}, &Refused{Device: fmt.Sprintf("interface %d", index), Err: err}
+	}
+	if len(links) != 1 {
+		return link{}, fmt.Errorf("read interface %d: the kernel answered with %d interfaces", index, len(links))
+	}
+	return links[0], nil
+}
+
+// poll is how long to wait before looking at something again that the kernel or a driver does in its own time.
+const poll = 5 * time.Millisecond

@@ -1,0 +1,119 @@
+package vf
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// rtextSkipStats leaves the counters of every VF out of an answer, which otherwise outgrows an attribute's 64 KiB at some
+// 222 VFs.
+const (
+	rtextVF        = 1 << 0
+	rtextSkipStats = 1 << 3
+)
+
+// settleTime bounds Settle: i40e applies a MAC after it has reset the VF, which takes it some hundred milliseconds.
+const settleTime = 3 * time.Second
+
+// settleWrites is how often Settle sets again what a driver lost.
+const settleWrites = 3
+
+// Read reads the entry of VF number index. Errors wrap ErrNoVF or ErrNoDevice.
+func (c *Conn) Read(pf PF, index int) (Settings, error) {
+	c.Count.PFReads++
+	l, err := c.one(pf.Index, rtextVF|rtextSkipStats)
+	if err != nil {
+		return Settings{}, fmt.Errorf("read VF %d of %s: %w", index, pf.Address, err)
+	}
+	if l.Address != "" && l.Address != pf.Address {
+		return Settings{}, fmt.Errorf("read VF %d of %s: %w: index %d is %s now, of %s", index, pf.Address, ErrNoDevice, pf.Index, l.Name, l.Address)
+	}
+	s, err := parseVFInfo(l.vfs, index)
+	if err != nil {
+		return Settings{}, fmt.Errorf("read VF %d of %s: %w", index, pf.Address, err)
+	}
+	return s, nil
+}
+
+// Write sets all that s says in one message. If the driver refuses one attribute the kernel keeps those before it; then
+// they are set one by one, so that the error, a *Refused, names the culprit.
+func (c *Conn) Write(pf PF, index int, s Settings) error {
+	attributes := s.attributes(index)
+	if len(attributes) == 0 {
+		return nil
+	}
+	err := c.write(pf, attributes)
+	if err == nil {
+		return nil
+	}
+	for _, a := range attributes {
+		if err := c.write(pf, []attribute{a}); err != nil {
+			return refusedVF(pf, index, a, err)
+		}
+	}
+	// Each alone was taken: a busy driver, or one that minds their order.
+	return nil
+}
+
+func refusedVF(pf PF, index int, a attribute, err error) *Refused {
+	return &Refused{Device: fmt.Sprintf("VF %d of %s", index, pf.Address), Attribute: a.name, Value: a.value, Err: err}
+}
+
+func (c *Conn) write(pf PF, attributes []attribute) error {
+	c.Count.PFWrites++
+	r := c.request(unix.RTM_SETLINK, unix.NLM_F_ACK, pf.Index, 0, 0)
+	r.AddData(vfInfoList(attributes))
+	return c.set(r)
+}
+
+// WriteEach sets what s says one attribute at a time and goes on after a refusal: for restoring, where as much as possible
+// is to be put back. It returns every refusal.
+func (c *Conn) WriteEach(pf PF, index int, s Settings) []error {
+	attributes := s.attributes(index)
+	if len(attributes) == 0 || c.write(pf, attributes) == nil {
+		return nil
+	}
+	var errs []error
+	for _, a := range attributes {
+		if err := c.write(pf, []attribute{a}); err != nil {
+			errs = append(errs, refusedVF(pf, index, a, err))
+		}
+	}
+	return errs
+}
+
+// Settle reads the VF's entry until it is as wanted. What stays different it sets again, some times, since drivers that
+// reset a VF lose settings made meanwhile. Attributes that the driver does not report pass. The error wraps ErrUnsettled
+// and says what differs, or is a *Refused; the entry as last read comes with it.
+func (c *Conn) Settle(ctx context.Context, pf PF, index int, want Settings) (Settings, error) {
+	deadline := time.Now().Add(settleTime)
+	wait, nextWrite, writes := poll, time.Now().Add(100*time.Millisecond), 0
+	for {
+		live, err := c.Read(pf, index)
+		if err != nil {
+			return live, err
+		}
+		diff := unsettled(live, want)
+		if diff.IsEmpty() {
+			return live, nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return live, fmt.Errorf("%w on VF %d of %s: wanted %v, the PF shows %v", ErrUnsettled, index, pf.Address, diff, live)
+		}
+		if writes < settleWrites && time.Now().After(nextWrite) {
+			writes++
+			nextWrite = time.Now().Add(500 * time.Millisecond)
+			if err := c.Write(pf, index, diff); err != nil {
+				return live, err
+			}
+		}
+		time.Sleep(wait)
+		wait = min(2*wait, 200*time.Millisecond)
+	}
+}
+
+func (c *Conn) attr(r *nl.NetlinkRequest, kind int, data []byte) { r.AddData(nl.NewRtAttr(kind, data)) }
