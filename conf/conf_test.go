@@ -2,7 +2,6 @@
 package conf
 
 import (
-	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/network"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
+	"github.com/viaduct-sriov/viaduct/internal/sriov"
 )
 
 func read(t *testing.T, path string) []byte {
@@ -170,8 +170,12 @@ func TestSamplesFitTogether(t *testing.T) {
 		Spec struct{ Config string }
 	}
 	def := decode[definition](t, string(read(t, "samples/network.yaml")))
-	if !json.Valid([]byte(def.Spec.Config)) {
-		t.Errorf("not JSON: %s", def.Spec.Config)
+	config, err := sriov.Parse([]byte(def.Spec.Config), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.VLAN == nil || config.VLAN.ID != 100 || config.IPAM != "host-local" {
+		t.Errorf("the network is VLAN %v with IPAM %q", config.VLAN, config.IPAM)
 	}
 	resource := def.Metadata.Annotations["k8s.v1.cni.cncf.io/resourceName"]
 	for _, doc := range documents(t, "samples/pods.yaml") {
