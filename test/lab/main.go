@@ -30,15 +30,13 @@ func main() {
 
 func run(ctx context.Context, args []string) (exit int, err error) {
 	var c vm.Config
-	var joined, console, quiet bool
+	var joined, console bool
 	root := &cobra.Command{
 		Use: "lab", Short: "Run programs in a virtual machine with SR-IOV NICs",
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRun: func(*cobra.Command, []string) {
 			c.Separate = !joined
-			if !quiet {
-				c.Log = func(format string, args ...any) { fmt.Fprintf(os.Stderr, "lab: "+format+"\n", args...) }
-			}
+			c.Log = func(format string, args ...any) { fmt.Fprintf(os.Stderr, "lab: "+format+"\n", args...) }
 			if console {
 				c.Console = os.Stderr
 			}
@@ -60,7 +58,6 @@ func run(ctx context.Context, args []string) (exit int, err error) {
 	f.StringVar(&c.Dir, "dir", "", "`folder` the command starts in (default: this one)")
 	f.DurationVar(&c.BootTimeout, "boot-timeout", 0, "how long a boot may take (default: 2m on an idle machine, longer on a busy one)")
 	f.BoolVar(&console, "console", false, "show the guest's console")
-	f.BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	root.AddCommand(
 		&cobra.Command{
 			Use: "run [flags] -- COMMAND [ARGUMENT...]", Short: "Run a command in the lab, with its output and exit status",

@@ -9,7 +9,7 @@ import (
 
 // cmdline: no_timer_check, because a busy machine can otherwise panic the guest at boot; panic=-1 reboots at once, which
 // with -no-reboot ends QEMU; AppArmor is off, because containerd would look for profiles that are not loaded.
-const cmdline = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic no_timer_check mitigations=off intel_iommu=on iommu=pt random.trust_cpu=on audit=0 apparmor=0"
+const cmdline = "console=ttyS0 panic=-1 oops=panic no_timer_check mitigations=off intel_iommu=on iommu=pt random.trust_cpu=on audit=0 apparmor=0"
 
 // machine is what qemuArgs needs beside Config.
 type machine struct {
@@ -18,11 +18,19 @@ type machine struct {
 	portFD            int         // file descriptor of the guest's line to the host, in QEMU
 	shares            []hostShare // writable folders
 	disk              string      // image of /persist, "" for none
+	verbose           bool        // the kernel tells all, to see where a boot stops
 }
 
 type hostShare struct {
 	wire.Share
 	host string
+}
+
+func (m machine) cmdline() string {
+	if m.verbose {
+		return cmdline + " loglevel=7"
+	}
+	return cmdline + " quiet loglevel=4"
 }
 
 // accel is how QEMU runs the guest's code.
@@ -46,7 +54,7 @@ func qemuArgs(c Config, m machine) []string {
 		"-machine", "q35,kernel-irqchip=split", "-nodefaults", "-no-reboot", "-display", "none",
 		"-serial", "stdio", "-monitor", "none",
 		"-m", fmt.Sprintf("%dM", c.MemoryMiB), "-smp", fmt.Sprintf("%d,sockets=%[1]d", c.CPUs),
-		"-kernel", m.kernel, "-initrd", m.initramfs, "-append", cmdline,
+		"-kernel", m.kernel, "-initrd", m.initramfs, "-append", m.cmdline(),
 		"-device", "intel-iommu,intremap=on",
 	}
 	args = append(args, m.accel.args()...)

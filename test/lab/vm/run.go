@@ -152,6 +152,7 @@ func (r *run) run(ctx context.Context) (int, error) {
 	const attempts = 2
 	var err error
 	for n := range attempts {
+		r.machine.verbose = n > 0
 		b := &boot{run: r, console: newConsole(r.c.Console)}
 		var exit int
 		exit, err = b.attempt(ctx)

@@ -147,7 +147,12 @@ func describe(pkgs []string) string {
 	return strings.Join(all, ", ")
 }
 
-// command runs a program with its output line by line through log, and returns an error that ends with the last lines.
+// worthTelling are apt's lines that show progress or trouble; the rest is for an error only.
+func worthTelling(line string) bool {
+	return slices.ContainsFunc([]string{"Setting up ", "Fetched ", "W: ", "E: "}, func(p string) bool { return strings.HasPrefix(line, p) })
+}
+
+// command runs a program, tells its progress through log, and returns an error that ends with its last lines.
 func command(ctx context.Context, log func(string, ...any), dir string, argv ...string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = dir
@@ -160,7 +165,9 @@ func command(ctx context.Context, log func(string, ...any), dir string, argv ...
 		defer close(read)
 		lines := bufio.NewScanner(r)
 		for lines.Scan() {
-			log("  %s", lines.Text())
+			if worthTelling(lines.Text()) {
+				log("  %s", lines.Text())
+			}
 			last = append(last[max(0, len(last)-9):], lines.Text())
 		}
 		_, _ = io.Copy(io.Discard, r) // a line too long for the scanner must not stop the program
