@@ -83,6 +83,10 @@ func (c *ControlPlane) startAPIServer(ctx context.Context, bin string) error {
 		"--kubelet-certificate-authority="+s.CA(),
 		"--kubelet-client-certificate="+kubeletCert, "--kubelet-client-key="+kubeletKey,
 		"--kubelet-preferred-address-types=InternalIP",
+		// Nobody is a front proxy here. Without these, whoever delegates authentication complains for ever.
+		"--requestheader-client-ca-file="+s.CA(), "--requestheader-allowed-names=front-proxy",
+		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 	)
 	if err != nil {
 		return err
