@@ -1,0 +1,360 @@
+//go:build lab
+
+package sriov_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
+)
+
+// full is everything that igb can set on a VF.
+func full() conf {
+	return conf{
+		"vlan": 100, "vlanQoS": 3, "mac": "02:00:00:00:00:17", "spoofchk": "off", "trust": "on", "max_tx_rate": 100, "mtu": 1400,
+		"ipam": conf{"type": "test-ipam", "addresses": []string{"10.9.0.7/24", "fd00:9::7/64"}},
+	}
+}
+
+func unmarshal(t *testing.T, data []byte) *types100.Result {
+	t.Helper()
+	r := &types100.Result{}
+	if err := json.Unmarshal(data, r); err != nil {
+		t.Fatalf("result %s: %v", data, err)
+	}
+	return r
+}
+
+// The main road: what ADD sets, what it answers, and that DEL leaves nothing of it.
+func TestAddDel(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	p := n.newPod()
+	result := unmarshal(t, p.call("ADD", p.conf(d, full())).must(t))
+
+	if len(result.Interfaces) != 1 || len(result.IPs) != 2 {
+		t.Fatalf("result %+v: want one interface and two addresses", result)
+	}
+	wantIface := &types100.Interface{Name: "net1", Mac: "02:00:00:00:00:17", Mtu: 1400, Sandbox: p.path(), PciID: d.Address.String()}
+	if diff := cmp.Diff(wantIface, result.Interfaces[0]); diff != "" {
+		t.Errorf("interface in the result: %s", diff)
+	}
+	live, err := n.host.Read(n.pf(d), d.VFIndex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := before.Settings.With(vf.Settings{
+		MAC: &vf.MAC{2, 0, 0, 0, 0, 0x17}, VLAN: &vf.VLAN{ID: 100, QoS: 3, Proto: vf.Proto8021Q},
+		SpoofCheck: new(false), Trust: new(true), Rate: &vf.Rate{Max: 100},
+	})
+	if diff := cmp.Diff(want, live); diff != "" {
+		t.Errorf("the PF's entry in use: %s", diff)
+	}
+	inPod := n.ip("-n", p.ns, "addr", "show", "net1")
+	for _, word := range []string{"02:00:00:00:00:17", "mtu 1400", ",UP", "10.9.0.7/24", "fd00:9::7/64"} {
+		if !strings.Contains(inPod, word) {
+			t.Errorf("in the pod %q is missing in:\n%s", word, inPod)
+		}
+	}
+	// Of ours, that is: the link-local address goes its own way.
+	if global := n.ip("-n", p.ns, "addr", "show", "net1", "scope", "global"); strings.Contains(global, "tentative") {
+		t.Errorf("an address is still tentative: %s", global)
+	}
+	check := p.conf(d, full())
+	check["prevResult"] = result
+	p.call("CHECK", check).must(t)
+
+	p.call("DEL", p.conf(d, full())).must(t)
+	if diff := cmp.Diff(before, n.state(d)); diff != "" {
+		t.Errorf("after DEL: %s", diff)
+	}
+	_, err = p.call("CHECK", check).run(t)
+	wantCode(t, err, 3)
+	p.call("DEL", p.conf(d, full())).must(t)
+	if diff := cmp.Diff(before, n.state(d)); diff != "" {
+		t.Errorf("after the second DEL: %s", diff)
+	}
+	if l := leaseFiles(t); len(l) != 0 {
+		t.Errorf("leases left: %v", l)
+	}
+	if r := openRecords(t); len(r) != 0 {
+		t.Errorf("open records left: %v", r)
+	}
+}
+
+// A VF without any settings is moved, named, and taken back; then the record is known, and nothing is read twice.
+func TestPlainAddDelTwice(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[1]
+	before := n.state(d)
+	for range 2 {
+		p := n.newPod()
+		result := unmarshal(t, p.call("ADD", p.conf(d, nil)).must(t))
+		if result.Interfaces[0].Mac != before.Netdev.MAC.String() {
+			t.Errorf("MAC %s in the result, want the VF's own %v", result.Interfaces[0].Mac, before.Netdev.MAC)
+		}
+		p.call("DEL", p.conf(d, nil)).must(t)
+		if diff := cmp.Diff(before, n.state(d)); diff != "" {
+			t.Errorf("after DEL: %s", diff)
+		}
+	}
+}
+
+// Every way for a namespace to be gone.
+func TestDelWithoutNetns(t *testing.T) {
+	tests := map[string]struct {
+		kill bool
+		ns   func(p *pod) string
+	}{
+		"deleted first":                    {true, (*pod).path},
+		"deleted first, and an empty path": {true, func(*pod) string { return "" }},
+		"alive, and an empty path":         {false, func(*pod) string { return "" }},
+		"alive, and a path to nowhere":     {false, func(*pod) string { return "/run/netns/nowhere" }},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			d := n.vfs[0]
+			before := n.state(d)
+			p := n.newPod()
+			p.call("ADD", p.conf(d, full())).must(t)
+			if tt.kill {
+				p.kill()
+			}
+			del := p.call("DEL", p.conf(d, full()))
+			del.ns = tt.ns(p)
+			del.must(t)
+			if diff := cmp.Diff(before, n.state(d)); diff != "" {
+				t.Errorf("after DEL: %s", diff)
+			}
+			if l := leaseFiles(t); len(l) != 0 {
+				t.Errorf("leases left: %v", l)
+			}
+		})
+	}
+}
+
+// What a pod with CAP_NET_ADMIN can do to its interface does not stay.
+func TestHostilePod(t *testing.T) {
+	tests := map[string][][]string{
+		"renames it":               {{"link", "set", "net1", "down"}, {"link", "set", "net1", "name", "eth7"}},
+		"names it like the PF":     {{"link", "set", "net1", "down"}, {"link", "set", "net1", "name", "PF"}},
+		"alternative name like PF": {{"link", "property", "add", "dev", "net1", "altname", "PF"}},
+		"promiscuous":              {{"link", "set", "net1", "promisc", "on"}, {"link", "set", "net1", "allmulticast", "on"}},
+		"MTU, queue, group, alias": {{"link", "set", "net1", "mtu", "1300", "txqueuelen", "17", "group", "5", "alias", "mine"}},
+		"MAC":                      {{"link", "set", "net1", "down"}, {"link", "set", "net1", "address", "02:de:ad:00:00:01"}},
+		"GSO limits":               {{"link", "set", "net1", "gso_max_size", "1500", "gso_max_segs", "7"}},
+		"a name full of signs":     {{"link", "set", "net1", "down"}, {"link", "set", "net1", "name", "$(rm)-;%d\\n"}},
+	}
+	for name, commands := range tests {
+		for _, dies := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: ", and dies", false: ""}[dies], func(t *testing.T) {
+				n := newNode(t)
+				d := n.vfs[0]
+				before := n.state(d)
+				pf, err := n.host.Get(n.pf(d).Index)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := n.newPod()
+				c := p.conf(d, conf{"vlan": 5})
+				p.call("ADD", c).must(t)
+				for _, args := range commands {
+					for i := range args {
+						if args[i] == "PF" {
+							args[i] = pf.Name
+						}
+					}
+					n.ip(append([]string{"-n", p.ns}, args...)...)
+				}
+				if dies {
+					p.kill()
+				}
+				p.call("DEL", c).must(t)
+				if diff := cmp.Diff(before, n.state(d)); diff != "" {
+					t.Errorf("after DEL: %s", diff)
+				}
+			})
+		}
+	}
+}
+
+// Only its owner's DEL touches a VF; a living owner keeps it.
+func TestOwner(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	old, young := n.newPod(), n.newPod()
+	old.call("ADD", old.conf(d, conf{"vlan": 7, "trust": "on"})).must(t)
+
+	_, err := young.call("ADD", young.conf(d, full())).run(t)
+	wantCode(t, err, 11, d.Address.String(), old.id)
+	if l := leaseFiles(t); len(l) != 0 {
+		t.Errorf("the refused ADD left leases: %v", l)
+	}
+
+	old.kill()
+	young.call("ADD", young.conf(d, full())).must(t)
+	inUse, err := n.host.Read(n.pf(d), d.VFIndex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *inUse.VLAN != (vf.VLAN{ID: 100, QoS: 3, Proto: vf.Proto8021Q}) {
+		t.Errorf("VLAN %v after the second ADD", inUse.VLAN)
+	}
+	// The late DEL of the old sandbox.
+	old.call("DEL", old.conf(d, conf{"vlan": 7, "trust": "on"})).must(t)
+	still, err := n.host.Read(n.pf(d), d.VFIndex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(inUse, still); diff != "" {
+		t.Errorf("the late DEL touched the new pod's VF: %s", diff)
+	}
+	n.ip("-n", young.ns, "link", "show", "net1")
+
+	young.call("DEL", young.conf(d, full())).must(t)
+	if diff := cmp.Diff(before, n.state(d)); diff != "" {
+		t.Errorf("after DEL: %s", diff)
+	}
+}
+
+// Two ADDs at once for one VF: one gets it, the other is told to try again.
+func TestTwoAddsAtOnce(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	a, b := n.newPod(), n.newPod()
+	errs := make(chan error, 2)
+	for _, p := range []*pod{a, b} {
+		go func() { _, err := p.call("ADD", p.conf(d, full())).run(t); errs <- err }()
+	}
+	first, second := <-errs, <-errs
+	if first != nil {
+		first, second = second, first
+	}
+	if first != nil {
+		t.Fatalf("neither got it: %v, %v", first, second)
+	}
+	wantCode(t, second, 11)
+	for _, p := range []*pod{a, b} {
+		p.call("DEL", p.conf(d, full())).must(t)
+	}
+	if diff := cmp.Diff(before, n.state(d)); diff != "" {
+		t.Errorf("after both DELs: %s", diff)
+	}
+}
+
+// Settings that the driver refuses: the error names them, and the rest of the batch does not stay.
+func TestRefusedSettings(t *testing.T) {
+	tests := map[string]struct {
+		conf  conf
+		code  uint
+		words []string
+	}{
+		"link state":   {conf{"vlan": 9, "trust": "on", "link_state": "enable"}, 7, []string{"link_state enable", "VF 0 of"}},
+		"802.1ad":      {conf{"vlan": 9, "vlanProto": "802.1AD"}, 7, []string{"vlan 9", "802.1ad"}},
+		"min_tx_rate":  {conf{"vlan": 9, "min_tx_rate": 10}, 7, []string{"rate 10"}},
+		"MTU":          {conf{"mtu": 9000}, 7, []string{"mtu"}},
+		"IPAM missing": {conf{"vlan": 9, "ipam": conf{"type": "no-such"}}, 7, []string{"no-such"}},
+		"IPAM fails":   {conf{"vlan": 9, "ipam": conf{"type": "test-ipam", "fail": "ADD"}}, 999, []string{"told to fail"}},
+		"IPAM's address is invalid": {
+			conf{"vlan": 9, "ipam": conf{"type": "test-ipam", "addresses": []string{"x"}}}, 999, []string{"invalid CIDR"},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			d := n.vfs[0]
+			before := n.state(d)
+			p := n.newPod()
+			_, err := p.call("ADD", p.conf(d, tt.conf)).run(t)
+			wantCode(t, err, tt.code, tt.words...)
+			if diff := cmp.Diff(before, n.state(d)); diff != "" {
+				t.Errorf("after the refused ADD: %s", diff)
+			}
+			if r := openRecords(t); len(r) != 0 {
+				t.Errorf("open records left: %v", r)
+			}
+			if l := leaseFiles(t); len(l) != 0 {
+				t.Errorf("leases left: %v", l)
+			}
+		})
+	}
+}
+
+// A record that cannot be read is set aside, and the VF gets safe defaults.
+func TestCorruptRecord(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	p := n.newPod()
+	p.call("ADD", p.conf(d, full())).must(t)
+	if err := os.Truncate(recordPath(d), 40); err != nil {
+		t.Fatal(err)
+	}
+	p.call("DEL", p.conf(d, full())).must(t)
+	after := n.state(d)
+	// Its name is lost with the record, and its MAC: the VF has one, and none is set on the PF.
+	if after.Netdev.Name == "net1" {
+		t.Error("the VF keeps the pod's name")
+	}
+	want := before.Settings
+	want.MAC = after.Settings.MAC
+	if diff := cmp.Diff(want, after.Settings); diff != "" {
+		t.Errorf("the PF's entry: %s", diff)
+	}
+	aside, err := os.ReadDir(records)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, e := range aside {
+		found = found || strings.HasPrefix(e.Name(), d.Address.String()+".corrupt-")
+	}
+	if !found {
+		t.Errorf("no record was set aside: %v", aside)
+	}
+	n.ip("link", "set", after.Netdev.Name, "address", before.Netdev.MAC.String(), "name", before.Netdev.Name, "mtu", "1500")
+	if diff := cmp.Diff(before, n.state(d)); diff != "" {
+		t.Fatalf("the next tests would not start from the same VF: %s", diff)
+	}
+}
+
+// A name that is taken: on the way in and on the way home.
+func TestNameCollisions(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	p := n.newPod()
+	n.ip("-n", p.ns, "link", "add", "net1", "type", "dummy")
+	_, err := p.call("ADD", p.conf(d, full())).run(t)
+	wantCode(t, err, 4, "net1")
+	if diff := cmp.Diff(before, n.state(d)); diff != "" {
+		t.Errorf("after the refused ADD: %s", diff)
+	}
+	n.ip("-n", p.ns, "link", "del", "net1")
+	p.call("ADD", p.conf(d, full())).must(t)
+	n.ip("link", "add", before.Netdev.Name, "type", "dummy")
+	n.ip("link", "add", "net1", "type", "dummy")
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", "net1").Run() })
+	if _, err := p.call("DEL", p.conf(d, full())).run(t); err == nil {
+		t.Error("DEL succeeded although the VF's name is taken")
+	}
+	if got := n.state(d); cmp.Diff(before.Settings, got.Settings) != "" {
+		t.Errorf("the PF's entry was not restored: %v", got.Settings)
+	}
+	n.ip("link", "del", before.Netdev.Name)
+	p.call("DEL", p.conf(d, full())).must(t)
+	if diff := cmp.Diff(before, n.state(d)); diff != "" {
+		t.Errorf("after the second DEL: %s", diff)
+	}
+}
