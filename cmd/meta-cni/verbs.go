@@ -74,6 +74,7 @@ func (p plugin) add(args *skel.CmdArgs) error {
 	if rec.HasExtra() {
 		p.report(client, rec)
 	}
+	r.Sweep(p.ctx)
 	return types.PrintResult(result, c.CNIVersion)
 }
 
@@ -168,6 +169,24 @@ func (p plugin) status(args *skel.CmdArgs) error {
 }
 
 func (p plugin) gc(args *skel.CmdArgs) error {
+	c, err := parseConfig(args.StdinData)
+	if err != nil {
+		return err
+	}
+	r := p.runner(c, args)
+	if c.ValidAttachments == nil {
+		// A list that is missing is no list of none: only what is surely dead goes.
+		_, err = r.SweepNow(p.ctx, time.Minute, "")
+	} else {
+		var def network.Attachment
+		if def, err = c.defaultNetwork(); err != nil {
+			return err
+		}
+		err = r.GC(p.ctx, def, c.ValidAttachments)
+	}
+	if err != nil {
+		return delegate.CNIError(network.Pod{}, err)
+	}
 	return nil
 }
 

@@ -92,8 +92,9 @@ func (r *Runner) exec(ctx context.Context, c call) ([]byte, error) {
 	defer cancel()
 	stdout, stderr := &limited{max: maxStdout}, &tail{max: maxStderr}
 	err = r.start(ctx, c, path, stdout, stderr)
-	if err == nil && stdout.over {
+	if stdout.over {
 		err = fmt.Errorf("it printed more than %d bytes", maxStdout)
+		stdout.data = nil
 	}
 	if err == nil {
 		if r.Stderr != nil {

@@ -24,6 +24,10 @@ func convertResult(data []byte, asked string) (json.RawMessage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the result: %w", err)
 	}
+	// An address that is missing is encoded as "<nil>": the next plugin, and DEL, could not read what this one said.
+	if _, err := current(out, asked); err != nil {
+		return nil, fmt.Errorf("the result is incomplete: %w", err)
+	}
 	return out, nil
 }
 

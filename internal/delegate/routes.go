@@ -1,4 +1,115 @@
 package delegate
 
-// setDefaultRoutes is filled in below.
-func setDefaultRoutes(rec *Record) error { return nil }
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/viaduct-sriov/viaduct/internal/netlinks"
+)
+
+// setDefaultRoutes makes the pod's default routes exactly those that its attachments ask for. If none asks, they are what
+// the plugins made them.
+func setDefaultRoutes(rec *Record) error {
+	var want []netlinks.Gateway
+	asked := ""
+	for i := range rec.Attachments {
+		a := &rec.Attachments[i]
+		if a.DefaultRoute == nil {
+			continue
+		}
+		asked = a.Name
+		gateways, err := a.gateways()
+		if err != nil {
+			return err
+		}
+		for _, g := range gateways {
+			want = append(want, netlinks.Gateway{IfName: a.IfName, Address: g})
+		}
+	}
+	if asked == "" {
+		return nil
+	}
+	if err := netlinks.SetDefaultRoutes(rec.Netns.Path, want); err != nil {
+		return fmt.Errorf("network %s: default-route: %w", asked, err)
+	}
+	return nil
+}
+
+// gateways are those that the attachment's default route is to go through: named ones, or those in its own result.
+func (a *Attached) gateways() ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, s := range a.DefaultRoute {
+		g, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, invalid("network %s: default-route: %q is no IP address", a.Name, s)
+		}
+		out = append(out, g)
+	}
+	if len(out) > 0 {
+		return out, nil
+	}
+	chain, err := ParseChain(a.Config)
+	if err != nil {
+		return nil, err
+	}
+	result, err := current(a.Result, chain.CNIVersion)
+	if err != nil {
+		return nil, fmt.Errorf("network %s: %w", a.Name, err)
+	}
+	if out = resultGateways(result); len(out) == 0 {
+		out = addressGateways(result)
+	}
+	if len(out) == 0 {
+		return nil, invalid("network %s: default-route names no gateway, and the network's own plugins give none either: "+
+			"name one in the pod's annotation", a.Name)
+	}
+	return out, nil
+}
+
+// resultGateways are the next hops of the result's default routes. A default route that names none goes through the
+// gateway of the address of its family.
+func resultGateways(result *types100.Result) []netip.Addr {
+	var out []netip.Addr
+	add := func(ip net.IP) {
+		if g, ok := netip.AddrFromSlice(ip); ok && !slices.Contains(out, g.Unmap()) {
+			out = append(out, g.Unmap())
+		}
+	}
+	for _, route := range result.Routes {
+		if route == nil || !isDefault(route) {
+			continue
+		}
+		if route.GW != nil {
+			add(route.GW)
+			continue
+		}
+		for _, ip := range result.IPs {
+			if ip.Gateway != nil && (ip.Gateway.To4() != nil) == (route.Dst.IP.To4() != nil) {
+				add(ip.Gateway)
+			}
+		}
+	}
+	return out
+}
+
+// addressGateways are those of the result's addresses.
+func addressGateways(result *types100.Result) []netip.Addr {
+	var out []netip.Addr
+	for _, ip := range result.IPs {
+		if g, ok := netip.AddrFromSlice(ip.Gateway); ok && !slices.Contains(out, g.Unmap()) {
+			out = append(out, g.Unmap())
+		}
+	}
+	return out
+}
+
+// isDefault reports whether the route is one for every address of its family.
+func isDefault(route *types.Route) bool {
+	ones, bits := route.Dst.Mask.Size()
+	return bits > 0 && ones == 0 && route.Dst.IP.IsUnspecified()
+}

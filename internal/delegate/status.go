@@ -38,11 +38,17 @@ func (r *Record) NetworkStatus() ([]byte, error) {
 			return nil, fmt.Errorf("network %s: %w", a.Name, err)
 		}
 		status := a.status(result)
-		switch {
-		case asked && a.DefaultRoute == nil:
-			status[0].Gateway = nil // its routes have given way to those asked for
-		case len(a.DefaultRoute) > 0:
-			status[0].Gateway = a.DefaultRoute
+		gateways := resultGateways(result)
+		if asked {
+			gateways = nil // what the plugins set has given way to what was asked for
+		}
+		if a.DefaultRoute != nil {
+			if gateways, err = a.gateways(); err != nil {
+				return nil, err
+			}
+		}
+		for _, g := range gateways {
+			status[0].Gateway = append(status[0].Gateway, g.String())
 		}
 		out = append(out, status...)
 	}
@@ -68,11 +74,6 @@ func (a *Attached) status(result *types100.Result) []networkStatus {
 		out = []networkStatus{{Name: a.Name, Interface: a.IfName, IPs: addresses(result, -1, true)}}
 	}
 	out[0].DNS, out[0].DeviceInfo, out[0].Default = result.DNS, a.DeviceInfo, a.IsDefault
-	for _, route := range result.Routes {
-		if route != nil && route.GW != nil && isDefault(route) && !slices.Contains(out[0].Gateway, route.GW.String()) {
-			out[0].Gateway = append(out[0].Gateway, route.GW.String())
-		}
-	}
 	return out
 }
 
@@ -87,9 +88,4 @@ func addresses(result *types100.Result, i int, others bool) []string {
 		}
 	}
 	return out
-}
-
-func isDefault(route *types.Route) bool {
-	ones, bits := route.Dst.Mask.Size()
-	return bits > 0 && ones == 0 && route.Dst.IP.IsUnspecified()
 }

@@ -1,0 +1,227 @@
+package delegate
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/delegate/delegatetest"
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+func TestDelTriesAllAndKeepsWhatFailed(t *testing.T) {
+	n := newNode(t)
+	plan := n.attachments(
+		// rec-b's DEL fails until the test mends it by putting another plugin in its place.
+		network.Attachment{Name: "shop/one", Config: n.chain("one", "1.0.0", `rec-b "do":{"DEL":["fail"]},"code":7,"msg":"device Not  Found"`, "rec-c")},
+		network.Attachment{Name: "shop/two", Config: n.chain("two", "1.0.0", `rec-d "do":{"DEL":["fail"]},"msg":"too"`)},
+	)
+	if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(plan)); err != nil {
+		t.Fatal(err)
+	}
+	del := []string{"DEL rec-d net2", "DEL rec-c net1", "DEL rec-b net1", "DEL rec-a eth0"}
+	before := len(n.trace())
+	for round, want := range [][]string{del, del[:3]} { // rec-a is gone after the first
+		err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{})
+		if err == nil {
+			t.Fatalf("round %d: DEL succeeded", round)
+		}
+		said := DelError(network.Pod{}, err)
+		for _, m := range []string{"rec-b", "shop/one", "rec-d", "shop/two", "device not-found"} {
+			if !strings.Contains(said.Msg, m) {
+				t.Errorf("the error does not mention %q: %s", m, said.Msg)
+			}
+		}
+		if diff := cmp.Diff(want, n.trace()[before:]); diff != "" {
+			t.Errorf("round %d: calls: -want +got:\n%s", round, diff)
+		}
+		before = len(n.trace())
+	}
+	rec := n.record("c1")
+	for i := range rec.Attachments {
+		rec.Attachments[i].Config = []byte(strings.ReplaceAll(string(rec.Attachments[i].Config), `"fail"`, `"mended"`))
+	}
+	if err := n.Records.Write("c1", rec); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
+		t.Fatal(err)
+	}
+	if left := n.left(); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestDelError(t *testing.T) {
+	for _, s := range []string{"not found", "x: Not Found", "not\nfound", "NOT\tFOUND: not found"} {
+		got := DelError(network.Pod{Namespace: "not found", Name: "p"}, errors.New(s))
+		if strings.Contains(strings.ToLower(got.Error()), "not found") {
+			t.Errorf("%q becomes %q, which a runtime takes for success", s, got.Msg)
+		}
+	}
+	if DelError(network.Pod{}, nil) != nil {
+		t.Error("nil becomes an error")
+	}
+}
+
+func TestDelWithoutARecord(t *testing.T) {
+	n := newNode(t)
+	def := n.attachments()[0]
+	for range 2 {
+		if err := n.Del(t.Context(), n.sandbox("c1"), def); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sb := n.sandbox("c1")
+	sb.Netns = ""
+	if err := n.Del(t.Context(), sb, def); err != nil {
+		t.Fatal(err)
+	}
+	calls := delegatetest.Calls(t, n.journal)
+	if len(calls) != 3 || calls[0].Netns != n.netns || calls[2].Netns != "" {
+		t.Errorf("calls: %+v", calls)
+	}
+	if left := n.left(); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A record that cannot be read: the default network is torn down, the record kept for a person, the error says so once.
+func TestDelWithABrokenRecord(t *testing.T) {
+	for name, content := range map[string]string{
+		"truncated": `{"version":1,"record":{"containerID":"c1","attach`,
+		"empty":     ``,
+		"zeroes":    "\x00\x00\x00\x00",
+		"foreign":   `["somebody else's"]`,
+		"future":    `{"version":2,"record":{"containerID":"c1"}}`,
+		"no record": `{"version":1,"record":null}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			def := n.attachments()[0]
+			if err := os.MkdirAll(n.Records.Dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(n.Records.Dir, "c1.json"), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			err := n.Del(t.Context(), n.sandbox("c1"), def)
+			if err == nil || !strings.Contains(err.Error(), "c1.corrupt-1") {
+				t.Errorf("want an error that says where the record is, got %v", err)
+			}
+			if diff := cmp.Diff([]string{"DEL rec-a eth0"}, n.trace()); diff != "" {
+				t.Errorf("calls: -want +got:\n%s", diff)
+			}
+			if diff := cmp.Diff([]string{"pods/c1.corrupt-1"}, n.left()); diff != "" {
+				t.Errorf("left behind: -want +got:\n%s", diff)
+			}
+			if err := n.Del(t.Context(), n.sandbox("c1"), def); err != nil {
+				t.Errorf("the next DEL fails, too: %v", err)
+			}
+			if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments())); err != nil {
+				t.Errorf("ADD after that: %v", err)
+			}
+		})
+	}
+}
+
+func TestAddWithABrokenRecord(t *testing.T) {
+	n := newNode(t)
+	if err := os.MkdirAll(n.Records.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(n.Records.Dir, "c1.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(n.Records.Dir, "c1.corrupt-1")); err != nil {
+		t.Error(err)
+	}
+}
+
+// The namespace's path may be another sandbox's by the time of DEL: no plugin may get it then.
+func TestDelNamesOnlyTheOldNetns(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*node, *Record)
+		want   func(*node) string
+	}{
+		"alive":            {func(*node, *Record) {}, func(n *node) string { return n.netns }},
+		"gone":             {func(n *node, _ *Record) { delegatetest.RemoveNetns(n.t, n.netns) }, func(*node) string { return "" }},
+		"another by now":   {func(_ *node, r *Record) { r.Netns.Inode++ }, func(*node) string { return "" }},
+		"of an older boot": {func(_ *node, r *Record) { r.Boot = "before" }, func(*node) string { return "" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			rec, err := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tc.change(n, rec)
+			if err := n.Records.Write("c1", rec); err != nil {
+				t.Fatal(err)
+			}
+			sb := n.sandbox("c1")
+			sb.Netns = "" // the record knows better
+			if err := n.Del(t.Context(), sb, network.Attachment{}); err != nil {
+				t.Fatal(err)
+			}
+			if got := delegatetest.Calls(t, n.journal)[1].Netns; got != tc.want(n) {
+				t.Errorf("DEL got CNI_NETNS %q, want %q", got, tc.want(n))
+			}
+		})
+	}
+}
+
+func TestOneCallAtATime(t *testing.T) {
+	n := newNode(t)
+	n.LockWait = 50 * time.Millisecond
+	l, err := n.Records.Lock(t.Context(), "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, add := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments()))
+	del := n.Del(t.Context(), n.sandbox("c1"), n.attachments()[0])
+	for verb, err := range map[string]error{"ADD": add, "DEL": del} {
+		if !errors.Is(err, journal.ErrLocked) || CNIError(network.Pod{}, err).Code != 11 {
+			t.Errorf("%s: want ErrLocked and code 11, got %v", verb, err)
+		}
+	}
+	if calls := n.trace(); calls != nil {
+		t.Errorf("plugins ran: %v", calls)
+	}
+	if err := l.UnlockAndRemove(); err != nil {
+		t.Fatal(err)
+	}
+	// Others are not in the way.
+	if _, err := n.Add(t.Context(), n.sandbox("c2"), planned(n.attachments())); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNothingPilesUp(t *testing.T) {
+	n := newNode(t)
+	for i := range 20 {
+		id := fmt.Sprintf("c%d", i)
+		if _, err := n.Add(t.Context(), n.sandbox(id), planned(n.attachments())); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Del(t.Context(), n.sandbox(id), n.attachments()[0]); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Del(t.Context(), n.sandbox(id), n.attachments()[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := n.left(); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
