@@ -1,0 +1,235 @@
+//go:build lab
+
+package bench
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
+	"github.com/viaduct-sriov/viaduct/pkg/pci"
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
+)
+
+var (
+	binary = flag.String("sriov-binary", "../../bin/sriov-cni", "the CNI plugin to measure, another one to compare")
+	pairs  = flag.Int("pairs", 30, "how many pairs of floor and plugin")
+)
+
+const podPath = "/run/netns/bench"
+
+// The attachment of both sides: VLAN, MAC, spoof check and trust, no addresses.
+var (
+	mac    = vf.MAC{2, 0, 0, 0, 0, 0x42}
+	wanted = vf.Settings{MAC: &mac, VLAN: &vf.VLAN{ID: 100, Proto: vf.Proto8021Q}, SpoofCheck: new(true), Trust: new(true)}
+)
+
+// BenchmarkAttach runs ADD and DEL of the plugin beside the bare netlink floor: the same settings in one message, one move
+// with name, MAC and up, and back, in one process with open sockets. Each of the plugin's times is less that of its own
+// VERSION, which is what it takes to start any program of its size here. The pairs are interleaved and compared one by one,
+// since a busy machine slows both; what is reported are the medians of the ratios.
+func BenchmarkAttach(b *testing.B) {
+	s := newSetup(b)
+	s.pair(b) // the first of everything: caches, the record's folder
+	for b.Loop() {
+		var adds, dels, floorAdds, floorDels, starts []float64
+		for range *pairs {
+			p := s.pair(b)
+			adds, dels = append(adds, (p.add-p.start)/p.floorAdd), append(dels, (p.del-p.start)/p.floorDel)
+			floorAdds, floorDels, starts = append(floorAdds, p.floorAdd), append(floorDels, p.floorDel), append(starts, p.start)
+		}
+		fmt.Printf("\n%d pairs            floor      plugin less its VERSION (%.1f ms)\n", *pairs, median(starts))
+		fmt.Printf("ADD            %6.1f ms      %4.2f × floor (quartiles %4.2f…%4.2f)\n", median(floorAdds), median(adds), quantile(adds, 0.25), quantile(adds, 0.75))
+		fmt.Printf("DEL            %6.1f ms      %4.2f × floor (quartiles %4.2f…%4.2f)\n", median(floorDels), median(dels), quantile(dels, 0.25), quantile(dels, 0.75))
+		fmt.Printf("peak memory    %6.1f MiB\nbinary         %6.1f MiB\n\n", float64(s.peak)/1024, s.size)
+		b.ReportMetric(median(adds), "ADD/floor")
+		b.ReportMetric(median(dels), "DEL/floor")
+		b.ReportMetric(float64(s.peak)/1024, "MiB-peak")
+		b.ReportMetric(s.size, "MiB-binary")
+	}
+}
+
+// times are milliseconds.
+type times struct{ floorAdd, floorDel, start, add, del float64 }
+
+type setup struct {
+	vf     *pci.Device
+	pf     vf.PF
+	host   *vf.Conn
+	pod    *vf.Conn
+	dev    vf.Netdev
+	before vf.Settings
+	size   float64 // MiB
+	peak   int64   // KiB, the largest resident set of any run
+}
+
+func newSetup(b *testing.B) *setup {
+	b.Helper()
+	info, err := os.Stat(*binary)
+	if err != nil {
+		b.Fatalf("%v: make build makes it", err)
+	}
+	s := &setup{size: float64(info.Size()) / (1 << 20)}
+	command(b, "modprobe", "-a", "igb", "igbvf")
+	s.findVF(b)
+	command(b, "ip", "netns", "add", "bench")
+	b.Cleanup(func() { command(b, "ip", "netns", "del", "bench") })
+	s.host, s.pod = connect(b, "/proc/thread-self/ns/net"), connect(b, podPath)
+	if s.before, err = s.host.Read(s.pf, s.vf.VFIndex); err != nil {
+		b.Fatal(err)
+	}
+	if s.dev, err = s.host.Find(s.vf.Address.String()); err != nil {
+		b.Fatal(err)
+	}
+	return s
+}
+
+func connect(b *testing.B, path string) *vf.Conn {
+	b.Helper()
+	ns, err := netns.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, err := vf.NewConn(ns)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { c.Close(); _ = ns.Close() })
+	return c
+}
+
+// findVF makes one VF on the first PF, and waits for its interface.
+func (s *setup) findVF(b *testing.B) {
+	b.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		err := s.tryVF(b)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.Fatal(err)
+		}
+	}
+}
+
+func (s *setup) tryVF(b *testing.B) error {
+	b.Helper()
+	addresses, err := pci.Addresses("/")
+	if err != nil {
+		return err
+	}
+	for _, a := range addresses {
+		pf, err := pci.Read("/", a)
+		if err != nil {
+			return err
+		}
+		uplink, ok := pf.Uplink()
+		if !ok || !pf.IsPF() {
+			continue
+		}
+		if len(pf.VFs) == 0 {
+			command(b, "ip", "link", "set", uplink.Name, "up")
+			if err := os.WriteFile(filepath.Join("/sys/bus/pci/devices", a.String(), "sriov_numvfs"), []byte("1"), 0); err != nil {
+				return err
+			}
+			return errors.New("the VF was only just made")
+		}
+		if s.vf, err = pci.Read("/", pf.VFs[0]); err != nil {
+			return err
+		}
+		if len(s.vf.Netdevs) == 0 {
+			return errors.New("the VF has no interface")
+		}
+		s.pf = vf.PF{Address: a.String(), Index: uplink.Index}
+		return nil
+	}
+	return errors.New("no PF")
+}
+
+func command(b *testing.B, argv ...string) {
+	b.Helper()
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		b.Fatalf("%v: %v: %s", argv, err, out)
+	}
+}
+
+// pair runs the floor and the plugin once each.
+func (s *setup) pair(b *testing.B) (t times) {
+	b.Helper()
+	t.floorAdd = clock(b, s.floorAdd)
+	t.floorDel = clock(b, s.floorDel)
+	t.start = clock(b, func() error { return s.plugin("VERSION") })
+	t.add = clock(b, func() error { return s.plugin("ADD") })
+	t.del = clock(b, func() error { return s.plugin("DEL") })
+	return t
+}
+
+func clock(b *testing.B, f func() error) float64 {
+	b.Helper()
+	start := time.Now()
+	if err := f(); err != nil {
+		b.Fatal(err)
+	}
+	return float64(time.Since(start).Microseconds()) / 1000
+}
+
+func (s *setup) floorAdd() error {
+	if err := s.host.Write(s.pf, s.vf.VFIndex, vf.Plan(s.before, wanted)); err != nil {
+		return err
+	}
+	return s.host.Move(s.dev.Index, s.pod, vf.Arrival{Name: "net1", MAC: mac, Up: true})
+}
+
+func (s *setup) floorDel() error {
+	if err := s.pod.Move(s.dev.Index, s.host, vf.Arrival{Name: s.dev.Name}); err != nil {
+		return err
+	}
+	// The VF may choose its MAC again, and takes its old one.
+	back := vf.Plan(s.before.With(wanted), s.before)
+	back.MAC = new(vf.MAC)
+	if err := s.host.Write(s.pf, s.vf.VFIndex, back); err != nil {
+		return err
+	}
+	_, err := s.host.Reset(vf.Netdev{Index: s.dev.Index, MAC: mac}, vf.Netdev{MAC: s.dev.MAC})
+	return err
+}
+
+func (s *setup) plugin(verb string) error {
+	stdin, err := json.Marshal(map[string]any{
+		"cniVersion": "1.1.0", "name": "bench", "type": "sriov", "deviceID": s.vf.Address.String(),
+		"vlan": 100, "mac": mac.String(), "spoofchk": "on", "trust": "on",
+	})
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	cmd := exec.Command(*binary)
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID=bench", "CNI_NETNS="+podPath, "CNI_IFNAME=net1", "CNI_PATH=/nowhere")
+	cmd.Stdin, cmd.Stdout = bytes.NewReader(stdin), &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w: %s", verb, err, out.Bytes())
+	}
+	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		s.peak = max(s.peak, usage.Maxrss)
+	}
+	return nil
+}
+
+func median(v []float64) float64 { return quantile(v, 0.5) }
+
+func quantile(v []float64, q float64) float64 {
+	sorted := slices.Clone(v)
+	slices.SortFunc(sorted, cmp.Compare)
+	return sorted[int(q*float64(len(sorted)-1)+0.5)]
+}
