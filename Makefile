@@ -102,7 +102,6 @@ check-lint: bin/tools/golangci-lint
 	go vet ./...
 	go vet -tags lab,cluster ./...
 	bin/tools/golangci-lint run
-	bin/tools/golangci-lint run --build-tags lab,cluster
 
 .PHONY: check-vulns
 check-vulns: bin/tools/govulncheck
