@@ -91,7 +91,7 @@ soak: ## what takes too long for CI: fuzzing for 10 minutes each, and every test
 ## checking
 
 .PHONY: check
-check: check-format check-lint check-vulns ## formatting, linters, go vet for every build tag, known vulnerabilities
+check: check-format check-lint check-size check-vulns ## formatting, linters, vet for every build tag, binary sizes, known vulnerabilities
 
 .PHONY: check-format
 check-format: bin/tools/gofumpt
@@ -102,6 +102,10 @@ check-lint: bin/tools/golangci-lint
 	go vet ./...
 	go vet -tags lab,cluster ./...
 	bin/tools/golangci-lint run
+
+.PHONY: check-size
+check-size: build
+	hack/size
 
 .PHONY: check-vulns
 check-vulns: bin/tools/govulncheck
