@@ -40,6 +40,8 @@ type Device struct {
 	ACPIIndex  string   `json:"acpiIndex,omitempty"`
 	Netdevs    []Netdev `json:"netdevs,omitempty"` // the interfaces in this network namespace, by name
 	RDMA       []string `json:"rdma,omitempty"`    // RDMA devices, such as mlx5_0
+	// VFIO says that there is a device node for vfio: false with a vfio driver means that nobody can use the device.
+	VFIO bool `json:"vfio,omitempty"`
 
 	// PF is the address of the physical function and VFIndex the number on it. They hold only if IsVF: VFIndex is -1
 	// on everything else.
@@ -156,6 +158,7 @@ func (r *reader) device(a Address) (*Device, error) {
 func (r *reader) binding(d *Device, dir string) {
 	d.Driver = r.name(r.link(dir, "driver"))
 	d.IOMMUGroup = r.link(dir, "iommu_group")
+	d.VFIO = strings.Contains(d.Driver, "vfio") && r.vfio(dir) != nil
 }
 
 func (r *reader) interfaces(d *Device, dir string) {

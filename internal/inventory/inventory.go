@@ -1,0 +1,264 @@
+package inventory
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/viaduct-sriov/viaduct/internal/netlinks"
+	"github.com/viaduct-sriov/viaduct/pkg/pci"
+)
+
+// An Inventory is kept up to date by Run. Get it from New.
+type Inventory struct {
+	root   string
+	log    *slog.Logger
+	rescan time.Duration
+	links  func() (map[int]netlinks.NodeLink, error)
+
+	changed chan struct{} // of length 1: a new look is worth it
+
+	mu       sync.Mutex
+	devices  []*Device
+	snapshot *pci.Snapshot
+	stats    Stats
+
+	pending struct {
+		sync.Mutex
+		addresses map[pci.Address]bool
+		all       bool
+		links     bool
+		wake      chan struct{} // of length 1
+	}
+
+	// What only the goroutine of Run uses.
+	viewer *viewer
+	known  map[int]netlinks.NodeLink
+}
+
+// Stats count what an Inventory did.
+type Stats struct {
+	Scans, Refreshes, Lost int
+	LastScan               time.Duration // how long it took
+}
+
+// Options change what New makes; the zero value is right for a node.
+type Options struct {
+	// Rescan is the time between two scans that no event asked for; default 30 s.
+	Rescan time.Duration
+	// Links reads what interfaces mean to the node; default netlinks.NodeLinks.
+	Links func() (map[int]netlinks.NodeLink, error)
+}
+
+// New makes an inventory of what is below root. It has nothing until Run has scanned.
+func New(root string, log *slog.Logger, o Options) *Inventory {
+	i := &Inventory{root: root, log: log, rescan: o.Rescan, links: o.Links, changed: make(chan struct{}, 1), viewer: newViewer()}
+	if i.rescan == 0 {
+		i.rescan = 30 * time.Second
+	}
+	if i.links == nil {
+		i.links = netlinks.NodeLinks
+	}
+	i.pending.addresses = map[pci.Address]bool{}
+	i.pending.wake = make(chan struct{}, 1)
+	return i
+}
+
+// Changed receives after each change. Devices then has the new ones.
+func (i *Inventory) Changed() <-chan struct{} { return i.changed }
+
+// Devices is what there was at the last look, and false before the first. Change nothing in it.
+func (i *Inventory) Devices() ([]*Device, *pci.Snapshot, bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.devices, i.snapshot, i.snapshot != nil
+}
+
+// Stats is what was done so far.
+func (i *Inventory) Stats() Stats {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.stats
+}
+
+// Run follows the node until ctx ends.
+func (i *Inventory) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		i.keep(ctx, "the kernel's events", func() error { return pci.Watch(ctx, i.lookAtAll, i.event) })
+	})
+	wg.Go(func() {
+		i.keep(ctx, "changes of links", func() error { return netlinks.WatchNodeLinks(ctx, i.lookAtLinks) })
+	})
+	i.lookAtAll()
+	ticker := time.NewTicker(i.rescan)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			i.lookAtAll()
+		case <-i.pending.wake:
+			// One thing that happens makes several events, over some milliseconds: look once. VFs by the hundred come
+			// over seconds, and are not waited for.
+			if !pause(ctx, 50*time.Millisecond) {
+				return
+			}
+			i.look()
+		}
+	}
+}
+
+// keep starts watch again whenever it breaks. Meanwhile the slow rescan has to do.
+func (i *Inventory) keep(ctx context.Context, what string, watch func() error) {
+	for {
+		if err := watch(); err != nil {
+			i.log.Warn("watch broke, start it again", "watch", what, "err", err)
+		}
+		if !pause(ctx, time.Second) {
+			return
+		}
+		i.lookAtAll()
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (i *Inventory) event(c pci.Change) {
+	i.log.Debug("event", "action", c.Action, "subsystem", c.Subsystem, "device", c.Address, "lost", c.Lost)
+	if c.Lost {
+		i.mu.Lock()
+		i.stats.Lost++
+		i.mu.Unlock()
+		i.lookAtAll()
+		return
+	}
+	_, snapshot, _ := i.Devices()
+	i.pending.Lock()
+	defer i.pending.Unlock()
+	i.pending.addresses[c.Address] = true
+	// A VF that comes or goes changes its PF, too. Of one that comes only the new scan of it knows which that is.
+	if c.Subsystem == "pci" && (c.Action == "add" || c.Action == "remove") {
+		if snapshot == nil {
+			i.pending.all = true
+		} else if d := snapshot.Device(c.Address); d != nil && d.IsVF() {
+			i.pending.addresses[d.PF] = true
+		} else {
+			i.pending.all = i.pending.all || c.Action == "add"
+		}
+	}
+	if c.Subsystem == "net" {
+		i.pending.links = true
+	}
+	i.wake()
+}
+
+func (i *Inventory) wake() {
+	select {
+	case i.pending.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (i *Inventory) lookAtAll() {
+	i.pending.Lock()
+	defer i.pending.Unlock()
+	i.pending.all, i.pending.links = true, true
+	i.wake()
+}
+
+func (i *Inventory) lookAtLinks() {
+	i.pending.Lock()
+	defer i.pending.Unlock()
+	i.pending.links = true
+	i.wake()
+}
+
+// look reads again what may have changed. What cannot be read stays as it was, and the next look tries again.
+func (i *Inventory) look() {
+	i.pending.Lock()
+	addresses, all, links := i.pending.addresses, i.pending.all, i.pending.links
+	i.pending.addresses, i.pending.all, i.pending.links = map[pci.Address]bool{}, false, false
+	i.pending.Unlock()
+
+	_, snapshot, _ := i.Devices()
+	snapshot, err := i.scan(snapshot, addresses, all)
+	if err == nil && (links || i.known == nil) {
+		err = i.readLinks()
+	}
+	if err != nil {
+		i.log.Warn("look at the node's devices; try again soon", "err", err)
+		time.AfterFunc(time.Second, i.lookAtAll)
+		return
+	}
+	devices, complete := i.viewer.view(snapshot, i.known)
+	if !complete && !links {
+		// An interface came after the links were read: read them again at once, for it is not offered before.
+		if err := i.readLinks(); err == nil {
+			devices, complete = i.viewer.view(snapshot, i.known)
+		}
+	}
+	if !complete {
+		time.AfterFunc(time.Second, i.lookAtAll) // it went again, or moved between the two looks
+	}
+	i.mu.Lock()
+	i.devices, i.snapshot = devices, snapshot
+	i.mu.Unlock()
+	select {
+	case i.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (i *Inventory) readLinks() error {
+	links, err := i.links()
+	if err != nil {
+		return err
+	}
+	i.known = links
+	return nil
+}
+
+// fewAddresses is where reading everything is no more work than reading them one by one.
+const fewAddresses = 64
+
+func (i *Inventory) scan(old *pci.Snapshot, addresses map[pci.Address]bool, all bool) (*pci.Snapshot, error) {
+	if !all && old != nil && len(addresses) == 0 {
+		return old, nil
+	}
+	started := time.Now()
+	if all || old == nil || len(addresses) > fewAddresses {
+		s, err := pci.Scan(i.root)
+		if err != nil {
+			return nil, err
+		}
+		i.count(func(st *Stats) { st.Scans, st.LastScan = st.Scans+1, time.Since(started) })
+		return s, nil
+	}
+	list := make([]pci.Address, 0, len(addresses))
+	for a := range addresses {
+		list = append(list, a)
+	}
+	s, err := old.Refresh(i.root, list...)
+	if err != nil {
+		return nil, err
+	}
+	i.count(func(st *Stats) { st.Refreshes++ })
+	return s, nil
+}
+
+func (i *Inventory) count(add func(*Stats)) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	add(&i.stats)
+}

@@ -1,0 +1,156 @@
+package inventory
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/netlinks"
+	"github.com/viaduct-sriov/viaduct/internal/pool"
+	"github.com/viaduct-sriov/viaduct/pkg/pci"
+	"github.com/viaduct-sriov/viaduct/pkg/pci/pcitest"
+)
+
+// The tree's PF ens2 has interface index 4, its VFs 5 and 6.
+func links() map[int]netlinks.NodeLink {
+	return map[int]netlinks.NodeLink{
+		4: {Name: "ens2", AltNames: []string{"enp2s0"}, Up: true}, 5: {Name: "ens2v0"}, 6: {Name: "ens2v1"},
+	}
+}
+
+func view(t *testing.T, v *viewer, tree pcitest.Tree, links map[int]netlinks.NodeLink) map[string]*Device {
+	t.Helper()
+	snapshot, err := pci.Scan(tree.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices, complete := v.view(snapshot, links)
+	if !complete {
+		t.Error("the view is not complete")
+	}
+	byID := map[string]*Device{}
+	for _, d := range devices {
+		byID[d.ID] = d
+	}
+	return byID
+}
+
+const vf = "0000:02:10.0"
+
+func healthyVF() *Device {
+	return &Device{Device: pool.Device{
+		ID: vf, Type: pool.NetDevice, Vendor: "8086", Product: "10ca", Driver: "igbvf", PF: "0000:02:00.0",
+		PFNames: []string{"ens2", "enp2s0"}, LinkType: "ether",
+	}}
+}
+
+func TestView(t *testing.T) {
+	tree := pcitest.New(t)
+	tree.AddIGB("02", "ens2", 4, 2)
+	devices := view(t, newViewer(), tree, links())
+	if diff := cmp.Diff(healthyVF(), devices[vf]); diff != "" {
+		t.Errorf("VF (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff("it is a PF with 2 VFs, which are offered in its place", devices["0000:02:00.0"].Reserved); diff != "" {
+		t.Errorf("PF (-want +got):\n%s", diff)
+	}
+}
+
+// Each case changes the node after a first look, and says what of the VF differs then.
+func TestViewAfterAChange(t *testing.T) {
+	tests := map[string]struct {
+		change func(pcitest.Tree, map[int]netlinks.NodeLink)
+		want   func(*Device)
+	}{
+		"moved into a pod": {
+			func(tree pcitest.Tree, _ map[int]netlinks.NodeLink) { tree.RemoveNet(vf, "ens2v0") },
+			func(*Device) {},
+		},
+		"moved into a pod while the PF is away": {
+			func(tree pcitest.Tree, _ map[int]netlinks.NodeLink) {
+				tree.RemoveNet(vf, "ens2v0")
+				tree.RemoveNet("0000:02:00.0", "ens2")
+			},
+			func(*Device) {},
+		},
+		"driver unbound": {
+			func(tree pcitest.Tree, _ map[int]netlinks.NodeLink) { tree.Bind(vf, ""); tree.RemoveNet(vf, "ens2v0") },
+			func(d *Device) { d.Unhealthy = "no driver is bound to it; igbvf was" },
+		},
+		"driver changed": {
+			func(tree pcitest.Tree, _ map[int]netlinks.NodeLink) {
+				tree.Bind(vf, "vfio-pci")
+				tree.RemoveNet(vf, "ens2v0")
+				tree.Write("sys/class/vfio/2020/dev", "240:0")
+			},
+			func(d *Device) { d.Driver = "vfio-pci" },
+		},
+		"driver changed, without a node": {
+			func(tree pcitest.Tree, _ map[int]netlinks.NodeLink) {
+				tree.Bind(vf, "vfio-pci")
+				tree.RemoveNet(vf, "ens2v0")
+			},
+			func(d *Device) {
+				d.Driver = "vfio-pci"
+				d.Unhealthy = "its driver is vfio-pci, but it has no vfio node: see whether the IOMMU is on"
+			},
+		},
+		"PF renamed": {
+			func(tree pcitest.Tree, links map[int]netlinks.NodeLink) {
+				tree.RemoveNet("0000:02:00.0", "ens2")
+				tree.AddNet("0000:02:00.0", pcitest.Net{Name: "sriov0", Index: 4})
+				links[4] = netlinks.NodeLink{Name: "sriov0", Up: true}
+			},
+			func(d *Device) { d.PFNames = []string{"sriov0"} },
+		},
+		"PF without carrier": {
+			func(_ pcitest.Tree, links map[int]netlinks.NodeLink) {
+				links[4] = netlinks.NodeLink{Name: "ens2", AltNames: []string{"enp2s0"}}
+			},
+			func(d *Device) { d.PFDown = true },
+		},
+		"address set": {
+			func(_ pcitest.Tree, links map[int]netlinks.NodeLink) {
+				links[5] = netlinks.NodeLink{Name: "ens2v0", Addressed: "it has the address 192.0.2.1/24"}
+			},
+			func(d *Device) { d.Addressed = "ens2v0 is in use by the node: it has the address 192.0.2.1/24" },
+		},
+		"became the uplink": {
+			func(_ pcitest.Tree, links map[int]netlinks.NodeLink) {
+				links[5] = netlinks.NodeLink{Name: "ens2v0", Uplink: "an IPv6 default route goes through it"}
+			},
+			func(d *Device) {
+				d.Reserved = "ens2v0 carries the node's own traffic: an IPv6 default route goes through it"
+			},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			tree := pcitest.New(t)
+			tree.AddIGB("02", "ens2", 4, 2)
+			v, l := newViewer(), links()
+			view(t, v, tree, l)
+			test.change(tree, l)
+			want := healthyVF()
+			test.want(want)
+			if diff := cmp.Diff(want, view(t, v, tree, l)[vf]); diff != "" {
+				t.Errorf("VF (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestViewHoldsBackNewInterfaces(t *testing.T) {
+	tree := pcitest.New(t)
+	tree.AddIGB("02", "ens2", 4, 2)
+	snapshot, err := pci.Scan(tree.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := links()
+	delete(l, 5)
+	devices, complete := newViewer().view(snapshot, l)
+	if complete || devices[1].ID != vf || devices[1].Reserved == "" {
+		t.Errorf("complete %v, %+v", complete, devices[1])
+	}
+}
