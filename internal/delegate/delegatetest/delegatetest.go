@@ -5,7 +5,7 @@
 //
 //	journal   the file to which it appends one Call per call, before anything else
 //	effects   the folder in which ADD leaves one file and DEL removes it: what it did to the world
-//	do        by verb, a list of: "fail" "hang" "garbage" "flood" "fork" "slow" "silent" "null" "crash" "child"
+//	do        by verb, a list of: "fail" "hang" "garbage" "flood" "fork" "slow" "silent" "null" "crash" "child" "ipam"
 //	code      what "fail" answers with, together with msg and stderr
 //	result    what ADD prints, instead of prevResult or a result of its own
 package delegatetest
@@ -61,6 +61,13 @@ func Plugin() {
 	if effect := os.Getenv("REC_CHILD"); effect != "" {
 		child(effect)
 	}
+	if effect := os.Getenv("REC_IPAM"); effect != "" {
+		if err := act(os.Getenv("CNI_COMMAND"), effect, true); err != nil {
+			fmt.Fprintln(os.Stderr, "stand-in IPAM plugin:", err)
+			os.Exit(3)
+		}
+		os.Exit(0)
+	}
 	if err := play(name); err != nil {
 		fmt.Fprintln(os.Stderr, "stand-in plugin:", err)
 		os.Exit(3)
@@ -93,9 +100,6 @@ func play(name string) error {
 	}
 	effect := filepath.Join(c.Effects, fmt.Sprintf("%s-%s-%s", os.Getenv("CNI_CONTAINERID"), os.Getenv("CNI_IFNAME"), name))
 	do := c.Do[verb]
-	if slices.Contains(do, "fail-early") {
-		return refuse(c)
-	}
 	if c.Effects != "" {
 		if err := act(verb, effect, slices.Contains(do, "slow")); err != nil {
 			return err
@@ -151,6 +155,11 @@ func misbehave(what, name, effect string, c conf) error {
 		}
 	case "crash":
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+	case "ipam": // what bridge does: the plugin waits for another one that acts for it
+		cmd := exec.Command(os.Args[0]) //nolint:noctx // it is to outlive a killed parent
+		cmd.Args[0] = name
+		cmd.Env = append(os.Environ(), "REC_IPAM="+effect+".ipam")
+		return cmd.Run()
 	case "null":
 		fmt.Print("null")
 		os.Exit(0)

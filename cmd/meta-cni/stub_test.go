@@ -1,0 +1,420 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/delegate/delegatetest"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+// binary is meta-cni as it ships.
+var binary string
+
+func TestMain(m *testing.M) {
+	delegatetest.Plugin()
+	code, err := buildAndRun(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func buildAndRun(m *testing.M) (code int, err error) {
+	dir, err := os.MkdirTemp("", "meta-cni-test-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	binary = filepath.Join(dir, "meta-cni")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, ".") //nolint:noctx // TestMain has none
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("build meta-cni: %w: %s", err, out)
+	}
+	return m.Run(), nil
+}
+
+// A node has the stub, stand-in plugins, and a sandbox.
+type node struct {
+	t                           testing.TB
+	dir, bin, journal, effects  string
+	netns, id, args, socket     string
+	annotations, extra, verbose string // JSON; annotations is left out if empty
+	def                         string // the default network's configuration
+}
+
+func newNode(t testing.TB) *node {
+	t.Helper()
+	dir := t.TempDir()
+	n := &node{
+		t: t, dir: dir, bin: filepath.Join(dir, "bin"), journal: filepath.Join(dir, "calls"), effects: filepath.Join(dir, "effects"),
+		netns: delegatetest.Netns(t), id: "c1", socket: filepath.Join(dir, "agent.sock"),
+		args:        "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID=u-1;K8S_POD_INFRA_CONTAINER_ID=c1",
+		annotations: `{"kubernetes.io/config.source":"api"}`,
+	}
+	for _, d := range []string{n.bin, n.effects} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	delegatetest.Install(t, n.bin, "rec-a", "rec-b", "rec-c")
+	if err := os.Link(binary, filepath.Join(n.bin, "meta-cni")); err != nil {
+		t.Fatal(err)
+	}
+	n.def = n.chain("pods", "1.1.0", `rec-a "capabilities":{"portMappings":true}`)
+	return n
+}
+
+func (n *node) chain(name, version string, plugins ...string) string {
+	var confs []string
+	for _, p := range plugins {
+		plugin, more, _ := strings.Cut(p, " ")
+		if more != "" {
+			more = "," + more
+		}
+		confs = append(confs, fmt.Sprintf(`{"type":%q,"journal":%q,"effects":%q%s}`, plugin, n.journal, n.effects, more))
+	}
+	return fmt.Sprintf(`{"cniVersion":%q,"name":%q,"plugins":[%s]}`, version, name, strings.Join(confs, ","))
+}
+
+func (n *node) conf() string {
+	runtimeConfig := `"portMappings":[{"hostPort":8080}]`
+	if n.annotations != "" {
+		runtimeConfig += fmt.Sprintf(`,%q:%s`, annotationsCapability, n.annotations)
+	}
+	delegates := ""
+	if n.def != "" {
+		delegates = `"delegates":[` + n.def + `],`
+	}
+	return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"viaduct","type":"meta-cni",%s"runtimeConfig":{%s},
+		"agentSocket":%q,"stateDir":%q,"runDir":%q,"deviceInfoDir":%q%s}`, delegates, runtimeConfig,
+		n.socket, filepath.Join(n.dir, "pods"), filepath.Join(n.dir, "run"), filepath.Join(n.dir, "devinfo"), n.extra)
+}
+
+func (n *node) command(verb string) *exec.Cmd {
+	cmd := exec.CommandContext(n.t.Context(), filepath.Join(n.bin, "meta-cni"))
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+n.id, "CNI_NETNS="+n.netns, "CNI_IFNAME=eth0",
+		"CNI_PATH="+n.bin, "CNI_ARGS="+n.args)
+	cmd.Stdin = strings.NewReader(n.conf())
+	return cmd
+}
+
+// run calls the stub. A failure is what it printed as a CNI error.
+func (n *node) run(verb string) (string, *types.Error) {
+	n.t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := n.command(verb)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	n.verbose = stderr.String()
+	if err == nil {
+		return stdout.String(), nil
+	}
+	var said types.Error
+	if bad := json.Unmarshal(stdout.Bytes(), &said); bad != nil {
+		n.t.Fatalf("%s: %v, and printed no CNI error: %q %q", verb, err, stdout.String(), stderr.String())
+	}
+	return "", &said
+}
+
+func (n *node) ok(verb string) string {
+	n.t.Helper()
+	out, err := n.run(verb)
+	if err != nil {
+		n.t.Fatalf("%s: %v (code %d); %s", verb, err, err.Code, n.verbose)
+	}
+	return out
+}
+
+func (n *node) trace() []string {
+	n.t.Helper()
+	var out []string
+	for _, c := range delegatetest.Calls(n.t, n.journal) {
+		out = append(out, strings.TrimSpace(c.Verb+" "+c.Plugin+" "+c.IfName))
+	}
+	return out
+}
+
+// left lists what is not undone: the plugins' effects, records, and device files.
+func (n *node) left() []string {
+	n.t.Helper()
+	var out []string
+	for _, dir := range []string{n.effects, filepath.Join(n.dir, "pods"), filepath.Join(n.dir, "run"), filepath.Join(n.dir, "devinfo", "cni")} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !os.IsNotExist(err) {
+			n.t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.Name() != "sweep" { // when the last sweep was
+				out = append(out, filepath.Base(dir)+"/"+e.Name())
+			}
+		}
+	}
+	return out
+}
+
+// An agent answers with what the test says, and keeps what it was asked.
+type agent struct {
+	mu      sync.Mutex
+	plan    *network.Plan
+	refusal *agentapi.Error
+	plans   []agentapi.Plan
+	reports []agentapi.Report
+}
+
+func (a *agent) serve(n *node) {
+	n.t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(n.t.Context(), "unix", n.socket)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var req agentapi.Request
+			if err := agentapi.ReadFrame(conn, &req); err == nil {
+				_ = agentapi.WriteFrame(conn, a.answer(req)) // a killed stub does not wait for it
+			}
+			conn.Close()
+		}
+	}()
+	n.t.Cleanup(func() { l.Close(); <-done })
+}
+
+func (a *agent) answer(req agentapi.Request) agentapi.Response {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	resp := agentapi.Response{Version: agentapi.Version}
+	switch {
+	case req.Plan != nil:
+		a.plans = append(a.plans, *req.Plan)
+		resp.Plan, resp.Error = a.plan, a.refusal
+	case req.Report != nil:
+		a.reports = append(a.reports, *req.Report)
+	}
+	return resp
+}
+
+func (n *node) twoNetworks() *network.Plan {
+	return &network.Plan{Attachments: []network.Attachment{
+		{Name: "shop/one", IfName: "net1", Config: json.RawMessage(n.chain("one", "1.0.0", "rec-b"))},
+		{Name: "shop/two", IfName: "net2", Config: json.RawMessage(n.chain("two", "0.4.0", "rec-c"))},
+	}}
+}
+
+func TestAPodWithoutExtraNetworksNeedsNoAgent(t *testing.T) {
+	n := newNode(t)
+	out := n.ok("ADD")
+	var result struct {
+		CNIVersion string `json:"cniVersion"`
+		Interfaces []struct{ Name string }
+		DNS        struct{ Domain string }
+	}
+	if err := json.Unmarshal([]byte(out), &result); err != nil {
+		t.Fatal(err)
+	}
+	if result.CNIVersion != "1.1.0" || len(result.Interfaces) != 1 || result.Interfaces[0].Name != "eth0" || result.DNS.Domain != "rec-a.test" {
+		t.Errorf("result %s", out)
+	}
+	n.ok("CHECK")
+	n.ok("STATUS")
+	n.ok("DEL")
+	n.ok("DEL")
+	want := []string{"ADD rec-a eth0", "CHECK rec-a eth0", "STATUS rec-a", "DEL rec-a eth0", "DEL rec-a eth0"}
+	if diff := cmp.Diff(want, n.trace()); diff != "" {
+		t.Errorf("calls: -want +got:\n%s", diff)
+	}
+	if left := n.left(); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+	calls := delegatetest.Calls(t, n.journal)
+	if got := string(calls[0].Stdin["runtimeConfig"]); got != `{"portMappings":[{"hostPort":8080}]}` {
+		t.Errorf("the default network's plugin got runtimeConfig %s", got)
+	}
+}
+
+func TestWhoIsAsked(t *testing.T) {
+	for name, tc := range map[string]struct {
+		annotations, extra, args string
+		asked                    bool
+	}{
+		"no networks":            {annotations: `{"a":"b"}`},
+		"no annotations":         {annotations: `{}`},
+		"an empty request":       {annotations: `{"k8s.v1.cni.cncf.io/networks":" "}`},
+		"networks":               {annotations: `{"k8s.v1.cni.cncf.io/networks":"one"}`, asked: true},
+		"another default":        {annotations: `{"v1.multus-cni.io/default-network":"x"}`, asked: true},
+		"annotations not passed": {annotations: ``, asked: true},
+		"annotations null":       {annotations: `null`, asked: true},
+		"networks for all":       {annotations: `{}`, extra: `,"defaultNetworks":["x"]`, asked: true},
+		"no networks for all":    {annotations: `{}`, extra: `,"defaultNetworks":[]`},
+		"not a pod":              {annotations: ``, args: "IgnoreUnknown=1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.annotations, n.extra = tc.annotations, tc.extra
+			if tc.args != "" {
+				n.args = tc.args
+			}
+			a := &agent{plan: &network.Plan{}}
+			a.serve(n)
+			n.ok("ADD")
+			if got := len(a.plans) > 0; got != tc.asked {
+				t.Errorf("want the agent asked: %v, got %v", tc.asked, got)
+			}
+			if tc.asked {
+				if got := a.plans[0]; got.ContainerID != "c1" || got.Pod != (network.Pod{Namespace: "shop", Name: "web", UID: "u-1"}) ||
+					(got.Annotations == nil) != (tc.annotations == "" || tc.annotations == "null") {
+					t.Errorf("the agent was asked for %+v", got)
+				}
+			}
+			if len(a.reports) != 0 {
+				t.Errorf("reported a pod without extra networks: %v", a.reports)
+			}
+		})
+	}
+}
+
+func TestAPodWithExtraNetworks(t *testing.T) {
+	n := newNode(t)
+	n.annotations = `{"k8s.v1.cni.cncf.io/networks":"one,two"}`
+	a := &agent{plan: n.twoNetworks()}
+	a.serve(n)
+	out := n.ok("ADD")
+	if !strings.Contains(out, "rec-a.test") || strings.Contains(out, "net1") {
+		t.Errorf("the runtime got a result that is not the default network's: %s", out)
+	}
+	if len(a.reports) != 1 || a.reports[0].Pod.UID != "u-1" {
+		t.Fatalf("reports when ADD returned: %+v", a.reports)
+	}
+	var status []struct{ Name, Interface string }
+	if err := json.Unmarshal(a.reports[0].Status, &status); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]struct{ Name, Interface string }{{"pods", "eth0"}, {"shop/one", "net1"}, {"shop/two", "net2"}}, status); diff != "" {
+		t.Errorf("network-status: -want +got:\n%s", diff)
+	}
+	n.ok("DEL")
+	want := []string{
+		"ADD rec-a eth0", "ADD rec-b net1", "ADD rec-c net2", "DEL rec-c net2", "DEL rec-b net1", "DEL rec-a eth0",
+	}
+	if diff := cmp.Diff(want, n.trace()); diff != "" {
+		t.Errorf("calls: -want +got:\n%s", diff)
+	}
+	if left := n.left(); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestAnotherDefaultNetwork(t *testing.T) {
+	n := newNode(t)
+	n.annotations = `{"v1.multus-cni.io/default-network":"special"}`
+	special := network.Attachment{Name: "shop/special", Config: json.RawMessage(n.chain("special", "1.0.0", `rec-b "capabilities":{"portMappings":true}`))}
+	a := &agent{plan: &network.Plan{Default: &special}}
+	a.serve(n)
+	n.ok("ADD")
+	n.ok("DEL")
+	if diff := cmp.Diff([]string{"ADD rec-b eth0", "DEL rec-b eth0"}, n.trace()); diff != "" {
+		t.Errorf("calls: -want +got:\n%s", diff)
+	}
+	if got := string(delegatetest.Calls(t, n.journal)[0].Stdin["runtimeConfig"]); !strings.Contains(got, "8080") {
+		t.Errorf("it did not get what the runtime passed: %s", got)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	refusal := &agentapi.Error{Code: 7, Message: "network one: there is no such definition", Details: "kubectl get nad -n shop"}
+	for name, tc := range map[string]struct {
+		change  func(*node)
+		agent   *agent
+		code    uint
+		mention string
+	}{
+		"a prevResult":        {func(n *node) { n.extra = `,"prevResult":{"cniVersion":"1.0.0"}` }, nil, 7, "first plugin"},
+		"no default network":  {func(n *node) { n.def = "" }, nil, 7, "delegates"},
+		"annotations garbage": {func(n *node) { n.annotations = `"x"` }, nil, 6, "pod-annotations"},
+		"CNI_ARGS garbage":    {func(n *node) { n.args = "K8S_POD_NAME" }, nil, 4, "KEY=VALUE"},
+		"itself as default":   {func(n *node) { n.def = n.chain("x", "1.0.0", "meta-cni") }, nil, 7, "itself"},
+		"the agent refuses":   {func(n *node) { n.annotations = `{"k8s.v1.cni.cncf.io/networks":"one"}` }, &agent{refusal: refusal}, 7, "kubectl get nad"},
+		"the agent is away":   {func(n *node) { n.annotations = `{"k8s.v1.cni.cncf.io/networks":"one"}` }, nil, 11, "meta-agent"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			tc.change(n)
+			if tc.agent != nil {
+				tc.agent.serve(n)
+			}
+			_, err := n.run("ADD")
+			if err == nil {
+				t.Fatal("ADD succeeded")
+			}
+			if err.Code != tc.code || !strings.Contains(err.Error(), tc.mention) {
+				t.Errorf("want code %d and %q, got %d: %s", tc.code, tc.mention, err.Code, err)
+			}
+			if left := n.left(); n.trace() != nil && name != "itself as default" || left != nil && name != "itself as default" {
+				t.Errorf("plugins ran: %v; left behind: %v", n.trace(), left)
+			}
+		})
+	}
+}
+
+// The journal alone is enough for DEL: a configuration that has lost its default network does not hold a pod up.
+func TestDelGoesByTheJournal(t *testing.T) {
+	n := newNode(t)
+	n.annotations = `{"k8s.v1.cni.cncf.io/networks":"one,two"}`
+	a := &agent{plan: n.twoNetworks()}
+	a.serve(n)
+	n.ok("ADD")
+	n.def, n.annotations, n.socket, n.netns = "", "", "/nonexistent", ""
+	n.ok("DEL")
+	if left := n.left(); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestVersionAndAbout(t *testing.T) {
+	n := newNode(t)
+	if out := n.ok("VERSION"); !strings.Contains(out, `"1.1.0"`) {
+		t.Errorf("VERSION prints %s", out)
+	}
+}
+
+func TestGC(t *testing.T) {
+	n := newNode(t)
+	n.ok("ADD")
+	n.extra = `,"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]`
+	n.ok("GC")
+	n.extra = `` // a runtime that passes no list does not say that there are none
+	n.ok("GC")
+	if diff := cmp.Diff([]string{"ADD rec-a eth0", "GC rec-a"}, n.trace()); diff != "" {
+		t.Errorf("calls: -want +got:\n%s", diff)
+	}
+	n.extra = `,"cni.dev/valid-attachments":[]`
+	n.ok("GC")
+	if diff := cmp.Diff([]string{"ADD rec-a eth0", "GC rec-a", "DEL rec-a eth0", "GC rec-a"}, n.trace()); diff != "" {
+		t.Errorf("calls: -want +got:\n%s", diff)
+	}
+	if left := n.left(); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
