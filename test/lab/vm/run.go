@@ -22,6 +22,7 @@ type run struct {
 	c       Config
 	parts   parts
 	folder  string
+	lock    *os.File // on folder
 	machine machine
 	returns map[string]string // host path that the guest's file becomes, to its name in the return share
 	tty     *terminal
@@ -34,7 +35,7 @@ func newRun(c Config, p parts, argv []string) (_ *run, err error) {
 		}
 	}
 	r := &run{c: c, parts: p, machine: machine{kernel: p.kernel.image(), accel: p.accel}}
-	if r.folder, err = makeRunFolder(c.Cache); err != nil {
+	if r.folder, r.lock, err = makeRunFolder(c.Cache); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -184,32 +185,56 @@ func (r *run) fetch() error {
 }
 
 func (r *run) close() error {
-	if err := os.RemoveAll(r.folder); err != nil {
+	if err := errors.Join(os.RemoveAll(r.folder), r.lock.Close()); err != nil {
 		return fmt.Errorf("clean up after the lab: %w", err)
 	}
 	return nil
 }
 
-// makeRunFolder also removes what runs left behind that were killed. A run holds a lock on its folder as long as it
-// lives.
-func makeRunFolder(cache string) (string, error) {
+// sweepAge keeps the sweep off a folder that is made just now and not locked yet.
+const sweepAge = time.Minute
+
+// makeRunFolder also removes what runs left behind that were killed: a run holds a lock on its folder as long as it
+// lives. A process id would not do, because runs in containers share the cache.
+func makeRunFolder(cache string) (dir string, locked *os.File, err error) {
 	all := filepath.Join(cache, "lab", "run")
 	if err := os.MkdirAll(all, 0o700); err != nil {
-		return "", fmt.Errorf("make the run's folder: %w", err)
+		return "", nil, fmt.Errorf("make the run's folder: %w", err)
 	}
-	if old, err := filepath.Glob(filepath.Join(all, "*-*")); err == nil {
-		for _, dir := range old {
-			pid, _, _ := strings.Cut(filepath.Base(dir), "-")
-			if n, err := strconv.Atoi(pid); err == nil && errors.Is(unix.Kill(n, 0), unix.ESRCH) {
-				_ = os.RemoveAll(dir) // the next run tries again
-			}
+	old, err := os.ReadDir(all)
+	if err != nil {
+		return "", nil, fmt.Errorf("make the run's folder: %w", err)
+	}
+	for _, entry := range old {
+		info, err := entry.Info()
+		if err != nil || time.Since(info.ModTime()) < sweepAge {
+			continue
+		}
+		path := filepath.Join(all, entry.Name())
+		if f, err := lockFolder(path); err == nil {
+			_ = os.RemoveAll(path) // the next run tries again
+			_ = f.Close()
 		}
 	}
-	dir, err := os.MkdirTemp(all, strconv.Itoa(os.Getpid())+"-")
-	if err != nil {
-		return "", fmt.Errorf("make the run's folder: %w", err)
+	if dir, err = os.MkdirTemp(all, ""); err != nil {
+		return "", nil, fmt.Errorf("make the run's folder: %w", err)
 	}
-	return dir, nil
+	if locked, err = lockFolder(dir); err != nil {
+		return "", nil, fmt.Errorf("make the run's folder: %w", err)
+	}
+	return dir, locked, nil
+}
+
+// lockFolder fails at once when another holds it.
+func lockFolder(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+	return f, nil
 }
 
 // sameWriter says whether both go to the same place: then the guest keeps the order of what is written to them.
