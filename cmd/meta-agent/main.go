@@ -14,6 +14,7 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"github.com/viaduct-sriov/viaduct/internal/agent"
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
@@ -68,6 +69,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	fs.StringVar(&c.PodResourcesSocket, "pod-resources-socket", "/var/lib/kubelet/pod-resources/kubelet.sock",
 		"the kubelet's `socket` that tells which devices a pod has")
 	fs.StringVar(&c.MetricsAddress, "metrics-address", "127.0.0.1:9478", "`host:port` of /metrics, /healthz and /readyz; empty for none")
+	fs.DurationVar(&c.LookupTimeout, "lookup-timeout", agent.DefaultLookupTimeout,
+		"how `long` a pod may wait for the API server to tell of an object that is not known yet")
 	fs.TextVar(&level, "log-level", slog.LevelInfo, "the least `level` to log: debug, info, warn or error")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -79,6 +82,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 		return errors.New("no node name: set --node-name, or NODE_NAME from spec.nodeName in the DaemonSet")
 	}
 	c.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	klog.SetSlogLogger(c.Log.With("from", "client-go"))
 	var err error
 	if c.API, err = apiConfig(kubeconfig); err != nil {
 		return err

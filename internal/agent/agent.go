@@ -8,13 +8,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
 	"github.com/viaduct-sriov/viaduct/internal/agent/cniconf"
+	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
 // Config says where everything is.
@@ -27,62 +28,77 @@ type Config struct {
 	JournalDir         string // the stub's records
 	PodResourcesSocket string // the kubelet's
 	MetricsAddress     string // host:port; empty for none
-	Log                *slog.Logger
+	// LookupTimeout bounds a question to the API server for what the informers do not have.
+	LookupTimeout time.Duration
+	Log           *slog.Logger
 }
 
 // Run is the agent, until ctx ends or something that it cannot do without fails. An API server, a kubelet or a default
 // network that is away is none of that: it waits for them.
 func Run(ctx context.Context, c Config) error {
-	kube, err := NewKube(c.API, c.NodeName, c.Log)
+	kube, err := NewKube(countAPI(c.API), c.NodeName, c.Log)
 	if err != nil {
 		return err
+	}
+	if c.LookupTimeout > 0 {
+		kube.getBudget = c.LookupTimeout
 	}
 	kubelet, err := NewKubelet(c.PodResourcesSocket)
 	if err != nil {
 		return err
 	}
 	defer kubelet.Close()
+	events := NewEvents(kube, c.NodeName, c.Log)
 	planner := &Planner{Kube: kube, Kubelet: kubelet, OnDisk: ConfigFolder(c.NetworksDir)}
 	publisher := &Publisher{Kube: kube}
-	server := &Server{Path: c.Socket, Plan: planner.Plan, Report: publisher.Report, Log: c.Log}
 	keeper := &cniconf.Keeper{ConfDir: c.ConfDir, BinDir: c.BinDir, Log: c.Log}
+	statuses := &StatusWriter{Dir: c.JournalDir, Publisher: publisher, Log: c.Log}
+	server := &Server{
+		Path: c.Socket, Log: c.Log,
+		Plan: func(ctx context.Context, ask agentapi.Plan) (*network.Plan, error) {
+			start := time.Now()
+			plan, err := planner.Plan(ctx, ask)
+			count("plan", start, err)
+			if err != nil {
+				refused(c.Log, events, ask, err)
+			}
+			return plan, err
+		},
+		Report: func(ctx context.Context, r agentapi.Report) error {
+			start := time.Now()
+			err := publisher.Report(ctx, r)
+			count("report", start, err)
+			return err
+		},
+	}
+	ready := func() error {
+		if !kube.Synced() {
+			return errors.New("the API server has not told of all definitions and pods yet")
+		}
+		return keeper.Err()
+	}
 
 	g, ctx := errgroup.WithContext(ctx)
+	if c.MetricsAddress != "" {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.MetricsAddress)
+		if err != nil {
+			return fmt.Errorf("listen for metrics: %w", err)
+		}
+		g.Go(func() error { return serveHTTP(ctx, l, registry(kube, keeper.Err), ready) })
+	}
 	g.Go(func() error { return kube.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return keeper.Run(ctx) })
-	if c.MetricsAddress != "" {
-		g.Go(func() error {
-			return serveHTTP(ctx, c.MetricsAddress, func() error {
-				if !kube.Synced() {
-					return errors.New("the API server has not been heard of yet")
-				}
-				return keeper.Err()
-			})
-		})
-	}
+	g.Go(func() error { return statuses.Run(ctx) })
+	g.Go(func() error { return events.Run(ctx) })
 	return g.Wait()
 }
 
-// serveHTTP answers /healthz while the process lives, and /readyz while ready returns nil.
-func serveHTTP(ctx context.Context, address string, ready func() error) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("listen for metrics: %w", err)
+// refused tells the operator, and the pod's author if it is theirs to mend.
+func refused(log *slog.Logger, events *Events, ask agentapi.Plan, err error) {
+	r := refusal(err)
+	log.Info("Refused a plan", "container", ask.ContainerID, "code", r.Code, "err", r)
+	if r.Code == codeInvalidConfig {
+		events.Refused(ask.Pod, r.Error())
 	}
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
 }

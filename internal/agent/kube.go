@@ -34,6 +34,9 @@ var (
 // mirrorAnnotation, on the API server's image of a static pod, holds the UID that the kubelet knows the pod by.
 const mirrorAnnotation = "kubernetes.io/config.mirror"
 
+// DefaultLookupTimeout is long enough for a slow API server, and short enough for the runtime's patience with a sandbox.
+const DefaultLookupTimeout = 10 * time.Second
+
 // What Kube can answer besides success; test with errors.Is.
 var (
 	// ErrAPI means that the API server was needed and gave no answer.
@@ -69,7 +72,7 @@ func NewKube(config *rest.Config, node string, log *slog.Logger) (*Kube, error) 
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
 	}
-	k := &Kube{meta: meta, dyn: dyn, getBudget: 10 * time.Second, log: log}
+	k := &Kube{meta: meta, dyn: dyn, getBudget: DefaultLookupTimeout, log: log}
 	k.pods = cache.NewSharedIndexInformer(listWatch(
 		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", node).String()

@@ -20,14 +20,16 @@ import (
 // ErrKubelet means that the kubelet did not say which devices a pod has.
 var ErrKubelet = errors.New("the kubelet does not say which devices the pod has")
 
+const getRetry = 10 * time.Minute
+
 // A Kubelet answers which devices a pod was given, over one connection to the kubelet's podresources socket.
 type Kubelet struct {
 	conn   *grpc.ClientConn
 	client podresources.PodResourcesListerClient
 	budget time.Duration
-	// noGet remembers that this kubelet does not serve Get (before 1.34 it is off by default). A restarted kubelet may:
-	// any other failure forgets it.
-	noGet atomic.Bool
+	// askGet is when Get is worth a try again, in Unix nanoseconds: a kubelet that does not serve it (before 1.34 it is off
+	// by default) is asked to List for a while. Its restart or upgrade is nothing that we are told of.
+	askGet atomic.Int64
 }
 
 // NewKubelet prepares the connection; it is made when it is first needed and again after a restart of the kubelet.
@@ -68,16 +70,15 @@ func (k *Kubelet) Devices(ctx context.Context, pod network.Pod) (map[string][]st
 }
 
 func (k *Kubelet) containers(ctx context.Context, pod network.Pod) ([]*podresources.ContainerResources, error) {
-	if !k.noGet.Load() {
+	if time.Now().UnixNano() >= k.askGet.Load() {
 		answer, err := k.client.Get(ctx, &podresources.GetPodResourcesRequest{PodNamespace: pod.Namespace, PodName: pod.Name})
 		if !getNotServed(err) {
 			return answer.GetPodResources().GetContainers(), err
 		}
-		k.noGet.Store(true)
+		k.askGet.Store(time.Now().Add(getRetry).UnixNano())
 	}
 	answer, err := k.client.List(ctx, &podresources.ListPodResourcesRequest{})
 	if err != nil {
-		k.noGet.Store(false)
 		return nil, err
 	}
 	for _, p := range answer.GetPodResources() {

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -162,32 +161,4 @@ func checkPeer(conn *net.UnixConn) error {
 		return fmt.Errorf("%w: user %d did, process %d", ErrPeer, cred.Uid, cred.Pid)
 	}
 	return nil
-}
-
-// A Publisher writes network-status.
-type Publisher struct {
-	Kube *Kube
-	mu   sync.Mutex
-	sent map[string]string // what was last published, by UID, until the informer shows it
-}
-
-// reportBudget is how long a pod's start waits for its network-status.
-const reportBudget = 2 * time.Second
-
-// maxStatus leaves room in an object's annotations, 256 KiB in all.
-const maxStatus = 128 << 10
-
-// Report publishes what the stub reports.
-func (p *Publisher) Report(ctx context.Context, r agentapi.Report) error {
-	ctx, cancel := context.WithTimeout(ctx, reportBudget)
-	defer cancel()
-	return p.Publish(ctx, r.Pod, r.Status)
-}
-
-// Publish writes network-status unless the pod has it already.
-func (p *Publisher) Publish(ctx context.Context, pod network.Pod, status json.RawMessage) error {
-	if len(status) == 0 || len(status) > maxStatus || !json.Valid(status) {
-		return fmt.Errorf("publish network-status of pod %s/%s: the report is empty, not JSON, or over %d bytes", pod.Namespace, pod.Name, maxStatus)
-	}
-	return p.Kube.PatchStatus(ctx, pod, status)
 }

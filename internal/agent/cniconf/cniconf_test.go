@@ -1,0 +1,276 @@
+package cniconf
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const flannel = `{"name":"cbr0","cniVersion":"0.3.1","plugins":[{"type":"flannel","delegate":{"isDefaultGateway":true}},{"type":"portmap","capabilities":{"portMappings":true,"other":false}}]}`
+
+func put(t *testing.T, dir, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	ours, err := Render(Default{List: json.RawMessage(flannel)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	single := func(typ string) string { return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n","type":%q}`, typ) }
+	tests := map[string]struct {
+		files   map[string]string
+		want    string
+		skipped int
+	}{
+		"the first by name":            {map[string]string{"20-b.conf": single("b"), "10-a.conflist": flannel}, "10-a.conflist", 0},
+		"ours is passed over":          {map[string]string{FileName: string(ours), "10-a.conflist": flannel}, "10-a.conflist", 0},
+		"ours under another name":      {map[string]string{"05-moved.conflist": string(ours), "10-a.conflist": flannel}, "10-a.conflist", 1},
+		"the peer would call us again": {map[string]string{"00-multus.conf": single("multus-shim"), "10-a.conflist": flannel}, "10-a.conflist", 1},
+		"a broken one":                 {map[string]string{"05-x.conf": `{"type":`, "10-a.conflist": flannel}, "10-a.conflist", 1},
+		"without a name":               {map[string]string{"05-x.conf": `{"type":"a"}`, "10-a.conflist": flannel}, "10-a.conflist", 1},
+		"what runtimes do not read":    {map[string]string{"05-x.conf.bak": single("a"), "05-y.cilium_bak": single("a"), "10-a.json": single("b")}, "10-a.json", 0},
+		"none":                         {map[string]string{FileName: string(ours)}, "", 0},
+		"an empty folder":              {nil, "", 0},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for f, content := range tt.files {
+				put(t, dir, f, content)
+			}
+			d, skipped, err := Find(dir)
+			if (err != nil) != (tt.want == "") || (err != nil && !errors.Is(err, ErrNoDefault)) {
+				t.Fatal(err)
+			}
+			if d.File != tt.want || len(skipped) != tt.skipped {
+				t.Errorf("got %q, passed over %v; want %q, %d passed over", d.File, skipped, tt.want, tt.skipped)
+			}
+		})
+	}
+}
+
+func TestFindInMissingFolder(t *testing.T) {
+	if _, _, err := Find(filepath.Join(t.TempDir(), "none")); !errors.Is(err, ErrNoDefault) {
+		t.Errorf("got %v, want ErrNoDefault", err)
+	}
+}
+
+func TestRender(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "10-flannel.conflist", flannel)
+	d, _, err := Find(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := Render(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"cniVersion":"1.1.0","name":"viaduct","plugins":[{"type":"meta-cni",
+		"capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"delegates":[` + flannel + `]}]}`
+	var got, wanted any
+	if err := errors.Join(json.Unmarshal(data, &got), json.Unmarshal([]byte(want), &wanted)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(wanted, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A keep is a running Keeper in folders of its own.
+type keep struct {
+	*Keeper
+	stop func()
+}
+
+func start(t *testing.T) *keep {
+	t.Helper()
+	dir := t.TempDir()
+	k := &keep{Keeper: &Keeper{
+		ConfDir: filepath.Join(dir, "net.d"), BinDir: filepath.Join(dir, "bin"), Log: slog.New(slog.DiscardHandler),
+		Settle: 10 * time.Millisecond, Period: 100 * time.Millisecond,
+	}}
+	if err := errors.Join(os.Mkdir(k.ConfDir, 0o755), os.Mkdir(k.BinDir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- k.Run(ctx) }()
+	k.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		done <- nil
+	}
+	t.Cleanup(k.stop)
+	return k
+}
+
+func (k *keep) install(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(k.BinDir, Plugin), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (k *keep) want(t *testing.T, what string) {
+	t.Helper()
+	var data []byte
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		data, _ = os.ReadFile(filepath.Join(k.ConfDir, FileName))
+		if strings.Contains(string(data), what) {
+			return
+		}
+	}
+	t.Fatalf("after 20 s, %s does not hold %q but %q; %v", FileName, what, data, k.Err())
+}
+
+func (k *keep) wantErr(t *testing.T, want error) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if errors.Is(k.Err(), want) {
+			return
+		}
+	}
+	t.Fatalf("got %v, want %v", k.Err(), want)
+}
+
+func TestKeeperWaits(t *testing.T) {
+	k := start(t)
+	k.wantErr(t, ErrNoPlugin)
+	put(t, k.ConfDir, "10-flannel.conflist", flannel)
+	k.wantErr(t, ErrNoPlugin)
+	k.install(t)
+	k.want(t, `"cbr0"`)
+	k.wantErr(t, nil)
+	if err := os.Remove(filepath.Join(k.ConfDir, "10-flannel.conflist")); err != nil {
+		t.Fatal(err)
+	}
+	k.wantErr(t, ErrNoDefault)
+	k.want(t, `"cbr0"`) // what was there goes on
+}
+
+func TestKeeperFollowsAndPutsBack(t *testing.T) {
+	k := start(t)
+	k.install(t)
+	put(t, k.ConfDir, "10-flannel.conflist", flannel)
+	k.want(t, `"cbr0"`)
+	own := filepath.Join(k.ConfDir, FileName)
+	steps := []struct {
+		name string
+		do   func() error
+		want string
+	}{
+		{"the default network changes", func() error {
+			return os.WriteFile(filepath.Join(k.ConfDir, "10-flannel.conflist"), []byte(strings.ReplaceAll(flannel, "cbr0", "cbr1")), 0o600)
+		}, `"cbr1"`},
+		{"the default network breaks", func() error {
+			return os.WriteFile(filepath.Join(k.ConfDir, "10-flannel.conflist"), []byte(`{"name"`), 0o600)
+		}, `"cbr1"`},
+		{"it is whole again", func() error {
+			return os.WriteFile(filepath.Join(k.ConfDir, "10-flannel.conflist"), []byte(flannel), 0o600)
+		}, `"cbr0"`},
+		{"another network comes first", func() error {
+			return os.WriteFile(filepath.Join(k.ConfDir, "05-cilium.conflist"), []byte(strings.ReplaceAll(flannel, "cbr0", "cilium")), 0o600)
+		}, `"cilium"`},
+		{"ours is removed", func() error { return os.Remove(own) }, `"cilium"`},
+		{"ours is renamed", func() error { return os.Rename(own, own+".cilium_bak") }, `"cilium"`},
+		{"ours is overwritten", func() error { return os.WriteFile(own, []byte(`{}`), 0o600) }, `"cilium"`},
+		{"the folder is made anew", func() error {
+			return errors.Join(os.Rename(k.ConfDir, k.ConfDir+".old"), os.Mkdir(k.ConfDir, 0o755),
+				os.WriteFile(filepath.Join(k.ConfDir, "10-new.conflist"), []byte(strings.ReplaceAll(flannel, "cbr0", "new")), 0o600))
+		}, `"new"`},
+	}
+	for _, step := range steps {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		k.want(t, step.want)
+		if t.Failed() {
+			t.Fatal(step.name)
+		}
+	}
+	k.stop()
+	if _, err := os.Stat(own); err != nil {
+		t.Errorf("a stopped keeper leaves the file: %v", err)
+	}
+}
+
+func TestKeeperSeesWhatComesFirst(t *testing.T) {
+	k := start(t)
+	k.install(t)
+	put(t, k.ConfDir, "00-other.conflist", flannel)
+	k.want(t, `"cbr0"`)
+	for deadline := time.Now().Add(20 * time.Second); k.Err() == nil || !strings.Contains(k.Err().Error(), "00-other.conflist"); {
+		if time.Now().After(deadline) {
+			t.Fatalf("got %v", k.Err())
+		}
+	}
+}
+
+// Runtimes watch for three extensions: none of what happens on the way to our file has one of them.
+func TestWriteIsOneRename(t *testing.T) {
+	dir := t.TempDir()
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := w.Add(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(dir, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "end", "")
+	var seen []string
+	for e := range w.Events {
+		if filepath.Base(e.Name) == "end" {
+			break
+		}
+		if slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(e.Name)) {
+			seen = append(seen, e.Op.String())
+		}
+	}
+	if diff := cmp.Diff([]string{"CREATE"}, seen); diff != "" {
+		t.Errorf("a runtime sees: %s", diff)
+	}
+	if info, err := os.Stat(filepath.Join(dir, FileName)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// What is right stays untouched: no write, so nothing for a runtime to read again.
+func TestReconcileIsIdle(t *testing.T) {
+	dir := t.TempDir()
+	k := &Keeper{ConfDir: dir, BinDir: dir, Log: slog.New(slog.DiscardHandler)}
+	put(t, dir, "10-flannel.conflist", flannel)
+	if err := os.WriteFile(filepath.Join(dir, Plugin), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		k.Reconcile()
+	}
+	if k.Writes() != 1 || k.Err() != nil {
+		t.Errorf("%d writes, %v; want one", k.Writes(), k.Err())
+	}
+}

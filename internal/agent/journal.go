@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/viaduct-sriov/viaduct/internal/delegate"
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+)
+
+// A StatusWriter follows the stub's journal and publishes the network-status that no report has: of pods with the default
+// network alone, and of those whose report failed.
+type StatusWriter struct {
+	Dir       string // the stub's records
+	Publisher *Publisher
+	Log       *slog.Logger
+	// Settle and Period replace, if not 0, how long a record rests before it is looked at, so that its report comes first
+	// (3 s), and how often all are looked at (1 min).
+	Settle, Period time.Duration
+
+	mu     sync.Mutex
+	newest map[string]sandbox // by pod UID
+}
+
+// A sandbox is one record of a pod. While an old one waits for its DEL, a pod has several; the newest speaks for it.
+type sandbox struct {
+	key     string
+	written time.Time
+}
+
+// Run follows the folder until ctx ends.
+func (w *StatusWriter) Run(ctx context.Context) error {
+	w.newest = map[string]sandbox{}
+	if w.Settle == 0 {
+		w.Settle = reportBudget + time.Second
+	}
+	if w.Period == 0 {
+		w.Period = time.Minute
+	}
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch the journal: %w", err)
+	}
+	defer watcher.Close()
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](500*time.Millisecond, time.Minute))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer queue.ShutDown()
+	wg.Go(func() { w.work(ctx, queue) })
+
+	period := time.NewTicker(w.Period)
+	defer period.Stop()
+	w.watchAndScan(watcher, queue)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-watcher.Events:
+			if key, ok := strings.CutSuffix(filepath.Base(e.Name), ".json"); ok && journal.CheckKey(key) == nil {
+				queue.AddAfter(key, w.Settle)
+			}
+		case <-watcher.Errors: // an overflow: something was missed
+			w.watchAndScan(watcher, queue)
+		case <-period.C:
+			w.watchAndScan(watcher, queue)
+		}
+	}
+}
+
+func (w *StatusWriter) watchAndScan(watcher *fsnotify.Watcher, queue workqueue.TypedRateLimitingInterface[string]) {
+	// Again each time: the folder appears with the first pod.
+	if err := watcher.Add(w.Dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.Log.Warn("Cannot watch the journal; looking at it from time to time", "folder", w.Dir, "err", err)
+	}
+	keys, err := delegate.Records(w.Dir).Keys()
+	if err != nil {
+		w.Log.Warn("Cannot read the journal", "err", err)
+	}
+	for _, key := range keys {
+		queue.AddAfter(key, w.Settle)
+	}
+}
+
+func (w *StatusWriter) work(ctx context.Context, queue workqueue.TypedRateLimitingInterface[string]) {
+	for {
+		key, down := queue.Get()
+		if down {
+			return
+		}
+		err := w.publish(ctx, key)
+		switch {
+		case errors.Is(err, ErrAPI) && ctx.Err() == nil:
+			queue.AddRateLimited(key)
+		case err != nil && ctx.Err() == nil:
+			w.Log.Warn("Cannot publish network-status", "container", key, "err", err)
+			queue.Forget(key)
+		default:
+			queue.Forget(key)
+		}
+		queue.Done(key)
+	}
+}
+
+// errNotSynced is an ErrAPI: without the pods, one cannot see which of them lack a status.
+var errNotSynced = fmt.Errorf("%w: this node's pods are not known yet", ErrAPI)
+
+func (w *StatusWriter) publish(ctx context.Context, key string) error {
+	record, written, err := w.read(key)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, journal.ErrNotExist) {
+		w.forget(key)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if record.Phase != delegate.Added || !w.isNewest(record.Pod.UID, sandbox{key, written}) {
+		return nil
+	}
+	if !w.Publisher.Kube.pods.HasSynced() {
+		return errNotSynced
+	}
+	if w.Publisher.Kube.cachedPod(record.Pod) == nil {
+		return nil // gone; or so new that the next look comes soon enough
+	}
+	status, err := record.NetworkStatus()
+	if err != nil {
+		return fmt.Errorf("make network-status of container %s: %w", key, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err = w.Publisher.Publish(ctx, record.Pod, status)
+	if errors.Is(err, ErrReplaced) {
+		return nil
+	}
+	return err
+}
+
+func (w *StatusWriter) read(key string) (r delegate.Record, written time.Time, err error) {
+	info, err := os.Stat(filepath.Join(w.Dir, key+".json"))
+	if err != nil {
+		return r, written, fmt.Errorf("look at record %s: %w", key, err)
+	}
+	err = delegate.Records(w.Dir).Read(key, &r)
+	return r, info.ModTime(), err
+}
+
+func (w *StatusWriter) isNewest(uid string, s sandbox) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if other, ok := w.newest[uid]; ok && other.key != s.key && other.written.After(s.written) {
+		return false
+	}
+	w.newest[uid] = s
+	return true
+}
+
+func (w *StatusWriter) forget(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uid, s := range w.newest {
+		if s.key == key {
+			delete(w.newest, uid)
+		}
+	}
+}

@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/delegate"
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+// A journalist is a StatusWriter at work on a folder, with the pods' informer in front of it.
+type journalist struct {
+	api *apiServer
+	dir string
+	pub *Publisher
+}
+
+func startStatusWriter(t *testing.T) *journalist {
+	t.Helper()
+	j := &journalist{api: newAPIServer(t), dir: filepath.Join(t.TempDir(), "pods")}
+	kube, err := NewKube(j.api.config(), "node-1", testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.pub = &Publisher{Kube: kube}
+	w := &StatusWriter{Dir: j.dir, Publisher: j.pub, Log: testLog(t), Settle: 20 * time.Millisecond, Period: 200 * time.Millisecond}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 2)
+	go func() { done <- kube.Run(ctx) }()
+	go func() { done <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-done, <-done); err != nil {
+			t.Error(err)
+		}
+	})
+	return j
+}
+
+// record writes what the stub leaves of a pod with the default network alone, with this address.
+func (j *journalist) record(t *testing.T, key string, pod network.Pod, phase delegate.Phase, address string) {
+	t.Helper()
+	result := fmt.Sprintf(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":"/n"}],"ips":[{"address":%q,"interface":0}]}`, address)
+	r := delegate.Record{ContainerID: key, Pod: pod, IfName: "eth0", Phase: phase, Attachments: []delegate.Attached{{
+		Attachment: network.Attachment{Name: "pods", IfName: "eth0", IsDefault: true, Config: json.RawMessage(`{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge"}]}`)},
+		Phase:      phase, Result: json.RawMessage(result),
+	}}}
+	if err := delegate.Records(j.dir).Write(key, r); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (j *journalist) wantStatus(t *testing.T, pod network.Pod, word string) {
+	t.Helper()
+	eventually(t, func() error {
+		if got := j.api.annotation(pod, network.StatusAnnotation); !strings.Contains(got, word) {
+			return fmt.Errorf("status %q does not hold %q", got, word)
+		}
+		return nil
+	})
+}
+
+func TestStatusFromJournal(t *testing.T) {
+	j := startStatusWriter(t)
+	j.api.putPod(pod1, nil)
+	j.api.putPod(pod2, nil)
+	j.record(t, "c1", pod1, delegate.Added, "192.0.2.1/24")
+	j.record(t, "c2", pod2, delegate.Adding, "192.0.2.2/24")
+	j.wantStatus(t, pod1, "192.0.2.1")
+	if got := j.api.annotation(pod2, network.StatusAnnotation); got != "" {
+		t.Errorf("a pod whose networks are not all there has a status: %s", got)
+	}
+	j.record(t, "c2", pod2, delegate.Added, "192.0.2.2/24")
+	j.wantStatus(t, pod2, "192.0.2.2")
+	if d := cmp.Diff([]string{"PATCH /api/v1/namespaces/shop/pods/till-0/status", "PATCH /api/v1/namespaces/shop/pods/till-1/status"}, j.api.requests()); d != "" {
+		t.Errorf("one write a pod, no read: %s", d)
+	}
+}
+
+// What was reported already is not written again, though the journal has it too.
+func TestStatusAfterReport(t *testing.T) {
+	j := startStatusWriter(t)
+	j.api.putPod(pod1, nil)
+	eventually(t, func() error {
+		if j.pub.Kube.cachedPod(pod1) == nil {
+			return errors.New("not cached")
+		}
+		return nil
+	})
+	j.record(t, "c1", pod1, delegate.Adding, "192.0.2.1/24")
+	var r delegate.Record
+	if err := delegate.Records(j.dir).Read("c1", &r); err != nil {
+		t.Fatal(err)
+	}
+	r.Phase = delegate.Added
+	status, err := r.NetworkStatus()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.pub.Publish(t.Context(), pod1, status); err != nil {
+		t.Fatal(err)
+	}
+	j.record(t, "c1", pod1, delegate.Added, "192.0.2.1/24")
+	j.api.putPod(pod2, nil)
+	j.record(t, "c2", pod2, delegate.Added, "192.0.2.2/24") // is looked at after c1
+	j.wantStatus(t, pod2, "192.0.2.2")
+	if asked := j.api.requests(); len(asked) != 2 {
+		t.Errorf("requests: %v, want one for each pod", asked)
+	}
+}
+
+func TestStatusWaitsForTheAPIServer(t *testing.T) {
+	j := startStatusWriter(t)
+	j.api.putPod(pod1, nil)
+	j.record(t, "c1", pod1, delegate.Added, "192.0.2.1/24")
+	j.wantStatus(t, pod1, "192.0.2.1")
+	j.api.goAway()
+	j.record(t, "c1", pod1, delegate.Added, "192.0.2.9/24")
+	eventually(t, func() error {
+		var left int
+		j.api.set(func() { left = len(j.api.watchers) })
+		if left > 0 {
+			return errors.New("still watched")
+		}
+		return nil
+	})
+	j.api.comeBack()
+	j.wantStatus(t, pod1, "192.0.2.9")
+}
+
+// While an old sandbox waits for its DEL, the newest record speaks for the pod, whichever is looked at last.
+func TestStatusOfTheNewestSandbox(t *testing.T) {
+	j := startStatusWriter(t)
+	j.api.putPod(pod1, nil)
+	j.record(t, "old", pod1, delegate.Added, "192.0.2.1/24")
+	j.wantStatus(t, pod1, "192.0.2.1")
+	j.record(t, "new", pod1, delegate.Added, "192.0.2.2/24")
+	j.wantStatus(t, pod1, "192.0.2.2")
+	j.api.putPod(pod2, nil)
+	j.record(t, "z", pod2, delegate.Added, "192.0.2.3/24")
+	j.wantStatus(t, pod2, "192.0.2.3")
+	if got := j.api.annotation(pod1, network.StatusAnnotation); !strings.Contains(got, "192.0.2.2") {
+		t.Errorf("an old sandbox's status: %s", got)
+	}
+	if err := delegate.Records(j.dir).Remove("new"); err != nil {
+		t.Fatal(err)
+	}
+	j.wantStatus(t, pod1, "192.0.2.1")
+}
+
+// A pod that is gone, or was replaced by one of its name, gets no request.
+func TestStatusOfPodsThatAreGone(t *testing.T) {
+	j := startStatusWriter(t)
+	j.api.putPod(pod1, nil)
+	j.record(t, "c0", network.Pod{Namespace: "shop", Name: "till-0", UID: "an older uid"}, delegate.Added, "192.0.2.7/24")
+	j.record(t, "c1", network.Pod{Namespace: "shop", Name: "gone", UID: "x"}, delegate.Added, "192.0.2.8/24")
+	if err := os.WriteFile(filepath.Join(j.dir, "c2.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j.record(t, "c3", pod1, delegate.Added, "192.0.2.9/24")
+	j.wantStatus(t, pod1, "192.0.2.9")
+	if d := cmp.Diff([]string{"PATCH /api/v1/namespaces/shop/pods/till-0/status"}, j.api.requests()); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestReportRefuses(t *testing.T) {
+	j := startStatusWriter(t)
+	j.api.putPod(pod1, nil)
+	for name, status := range map[string]string{"empty": "", "not JSON": "[", "too long": `["` + strings.Repeat("a", maxStatus) + `"]`} {
+		if err := j.pub.Publish(t.Context(), pod1, json.RawMessage(status)); err == nil {
+			t.Errorf("%s: published", name)
+		}
+	}
+	if asked := j.api.requests(); len(asked) > 0 {
+		t.Errorf("requests: %v", asked)
+	}
+}
