@@ -262,3 +262,25 @@ func (i *Inventory) count(add func(*Stats)) {
 	defer i.mu.Unlock()
 	add(&i.stats)
 }
+
+// Once looks a single time. Without links, interfaces are taken for ones that mean nothing to the node.
+func Once(root string, links func() (map[int]netlinks.NodeLink, error)) ([]*Device, error) {
+	snapshot, err := pci.Scan(root)
+	if err != nil {
+		return nil, err
+	}
+	known := map[int]netlinks.NodeLink{}
+	if links != nil {
+		if known, err = links(); err != nil {
+			return nil, err
+		}
+	} else {
+		for _, d := range snapshot.Devices() {
+			for _, n := range d.Netdevs {
+				known[n.Index] = netlinks.NodeLink{Name: n.Name, Up: n.Up}
+			}
+		}
+	}
+	devices, _ := newViewer().view(snapshot, known)
+	return devices, nil
+}

@@ -111,9 +111,11 @@ func (p *Pool) refusal(d *Device) string {
 	case d.Driver == "":
 		return "no driver is bound to it"
 	case !slices.ContainsFunc(p.Selectors, func(s Selector) bool { return Match(&s, d) }):
-		reasons := make([]string, len(p.Selectors))
+		var reasons []string
 		for i := range p.Selectors {
-			reasons[i] = whyNot(&p.Selectors[i], d)
+			if why := whyNot(&p.Selectors[i], d); !slices.Contains(reasons, why) {
+				reasons = append(reasons, why)
+			}
 		}
 		return strings.Join(reasons, "; ")
 	default:

@@ -166,6 +166,12 @@ func (r *reader) interfaces(d *Device, dir string) {
 		return
 	}
 	d.RDMA = r.list(dir, "infiniband")
+	if d.Driver == "virtio-pci" {
+		// The function holds a virtio device, and that the interface.
+		if children := r.matching(dir, "virtio"); len(children) > 0 {
+			dir += "/" + children[0]
+		}
+	}
 	for _, name := range r.list(dir, "net") {
 		folder := dir + "/net/" + name
 		n := Netdev{Name: name}

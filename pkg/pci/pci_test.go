@@ -147,6 +147,20 @@ func TestVFIndexIsTheLinks(t *testing.T) {
 	}
 }
 
+func TestReadVirtio(t *testing.T) {
+	tree := pcitest.New(t)
+	tree.Add(pcitest.Func{Address: "0000:00:03.0", Vendor: "1af4", Device: "1041", Class: "020000", Driver: "virtio-pci"})
+	tree.Write(tree.Dir("0000:00:03.0")+"/virtio2/net/eth0/ifindex", "2")
+	tree.Write(tree.Dir("0000:00:03.0")+"/virtio2/net/eth0/type", "1")
+	got, err := pci.Read(tree.Root, address(t, "0000:00:03.0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]pci.Netdev{{Name: "eth0", Index: 2, Type: 1}}, got.Netdevs); diff != "" {
+		t.Errorf("interfaces (-want +got):\n%s", diff)
+	}
+}
+
 func TestReadMissing(t *testing.T) {
 	tree := pcitest.New(t)
 	vfs := tree.AddIGB("02", "ens2", 4, 2)

@@ -144,6 +144,15 @@ func (r *reader) list(dir, name string) []string {
 	return names
 }
 
+// matching gives the sorted names in a folder that are prefix and a number.
+func (r *reader) matching(dir, prefix string) []string {
+	return slices.DeleteFunc(r.list(dir, "."), func(name string) bool {
+		number, ok := strings.CutPrefix(name, prefix)
+		_, err := strconv.ParseUint(number, 10, 32)
+		return !ok || err != nil
+	})
+}
+
 func readNames(dir string) (names []string, err error) {
 	f, err := os.Open(dir)
 	if err != nil {

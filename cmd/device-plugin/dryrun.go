@@ -1,0 +1,45 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/viaduct-sriov/viaduct/internal/inventory"
+	"github.com/viaduct-sriov/viaduct/internal/netlinks"
+	"github.com/viaduct-sriov/viaduct/internal/offer"
+	"github.com/viaduct-sriov/viaduct/internal/pool"
+)
+
+// dryRun shows what the configuration would offer on this node, or on the tree below -root, of which the meaning of
+// interfaces to their node is not known: there, nothing is taken for an uplink.
+func dryRun(o *options, stdout io.Writer, log *slog.Logger) error {
+	data, file, err := o.configFile().Read()
+	if err != nil {
+		return err
+	}
+	config, warnings, err := pool.Parse(data, o.prefix)
+	for _, w := range warnings {
+		log.Warn("the configuration is odd", "file", file, "where", w.Path, "line", w.Line, "what", w.Message)
+	}
+	if err != nil {
+		return fmt.Errorf("%s is faulty:\n%w", file, err)
+	}
+	links := netlinks.NodeLinks
+	if filepath.Clean(o.root) != "/" {
+		links = nil
+	}
+	devices, err := inventory.Once(o.root, links)
+	if err != nil {
+		return err
+	}
+	report := offer.NewReport(config, devices, nil)
+	if o.output == "json" {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(report)
+	}
+	return report.Print(stdout)
+}
