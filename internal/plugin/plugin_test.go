@@ -19,6 +19,7 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/plugin"
+	"github.com/viaduct-sriov/viaduct/internal/plugin/kubelettest"
 	"github.com/viaduct-sriov/viaduct/pkg/pci/pcitest"
 )
 
@@ -27,7 +28,7 @@ const resource = "intel.com/sriov"
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type fixture struct {
-	kubelet *kubelet
+	kubelet *kubelettest.Kubelet
 	set     *plugin.Set
 	tree    pcitest.Tree
 	devInfo devinfo.Dir
@@ -35,9 +36,9 @@ type fixture struct {
 
 // newFixture makes a set whose patience is short; the kubelet is not started.
 func newFixture(t *testing.T) *fixture {
-	f := &fixture{kubelet: newKubelet(t), tree: pcitest.New(t), devInfo: devinfo.Dir{Root: filepath.Join(t.TempDir(), "devinfo")}}
+	f := &fixture{kubelet: kubelettest.New(t), tree: pcitest.New(t), devInfo: devinfo.Dir{Root: filepath.Join(t.TempDir(), "devinfo")}}
 	f.set = plugin.NewSet(plugin.Config{
-		RegistryDir: f.kubelet.registry(), DevicePluginDir: f.kubelet.plugins(), Root: f.tree.Root, DevInfo: f.devInfo,
+		RegistryDir: f.kubelet.Registry(), DevicePluginDir: f.kubelet.Plugins(), Root: f.tree.Root, DevInfo: f.devInfo,
 		Log: slog.New(slog.DiscardHandler),
 		Timing: plugin.Timing{
 			Look: 5 * time.Millisecond, Unwatched: 150 * time.Millisecond, Reconnect: 50 * time.Millisecond,
@@ -56,8 +57,8 @@ func device(id string) plugin.Device { return plugin.Device{ID: id, NUMANode: -1
 
 func (f *fixture) sees(t *testing.T, want map[string]string) {
 	t.Helper()
-	eventually(t, "the kubelet sees "+strings.Join(slices.Sorted(maps.Keys(want)), ","), func() bool {
-		got := f.kubelet.devices(resource)
+	kubelettest.Eventually(t, "the kubelet sees "+strings.Join(slices.Sorted(maps.Keys(want)), ","), func() bool {
+		got := f.kubelet.Devices(resource)
 		return got != nil && cmp.Equal(want, got)
 	})
 }
@@ -66,8 +67,8 @@ var one = map[string]string{"0000:02:10.0": "Healthy"}
 
 func TestChangesReachTheKubelet(t *testing.T) {
 	f := newFixture(t)
-	f.kubelet.start()
-	defer f.kubelet.stop()
+	f.kubelet.Start()
+	defer f.kubelet.Stop()
 	f.offer(t, device("0000:02:10.0"))
 	f.sees(t, one)
 
@@ -77,12 +78,12 @@ func TestChangesReachTheKubelet(t *testing.T) {
 	f.sees(t, map[string]string{"0000:02:10.0": "Healthy", "0000:02:10.2": "Unhealthy"})
 	f.offer(t)
 	f.sees(t, map[string]string{})
-	if got := f.kubelet.count("registered"); got != 0 {
+	if got := f.kubelet.Count("registered"); got != 0 {
 		t.Errorf("registered %d times by call, although the plugin watcher answered", got)
 	}
 
 	f.set.Update(t.Context(), nil)
-	entries, err := os.ReadDir(f.kubelet.registry())
+	entries, err := os.ReadDir(f.kubelet.Registry())
 	if err != nil || len(entries) != 0 {
 		t.Errorf("sockets left: %v, %v", entries, err)
 	}
@@ -90,13 +91,13 @@ func TestChangesReachTheKubelet(t *testing.T) {
 
 func TestSameDevicesAreNotSentAgain(t *testing.T) {
 	f := newFixture(t)
-	f.kubelet.start()
-	defer f.kubelet.stop()
+	f.kubelet.Start()
+	defer f.kubelet.Stop()
 	for range 5 {
 		f.offer(t, device("0000:02:10.0"))
 		f.sees(t, one)
 	}
-	if got := f.kubelet.count(resource); got != 1 {
+	if got := f.kubelet.Count(resource); got != 1 {
 		t.Errorf("the list came %d times, want once", got)
 	}
 }
@@ -105,70 +106,70 @@ func TestKubeletMisbehaves(t *testing.T) {
 	tests := map[string]func(t *testing.T, f *fixture){
 		"comes late": func(t *testing.T, f *fixture) {
 			f.offer(t, device("0000:02:10.0"))
-			eventually(t, "a problem is reported", func() bool { return f.set.Status()[0].Problem != "" })
-			f.kubelet.start()
+			kubelettest.Eventually(t, "a problem is reported", func() bool { return f.set.Status()[0].Problem != "" })
+			f.kubelet.Start()
 		},
 		"refuses twice": func(t *testing.T, f *fixture) {
-			f.kubelet.refuse = 2
-			f.kubelet.start()
+			f.kubelet.Refuse = 2
+			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.0"))
 			f.sees(t, one)
-			if got := f.kubelet.count("refused"); got != 2 {
+			if got := f.kubelet.Count("refused"); got != 2 {
 				t.Errorf("refused %d times, want 2", got)
 			}
 		},
 		"has a deaf plugin watcher": func(t *testing.T, f *fixture) {
-			f.kubelet.deaf = true
-			f.kubelet.start()
+			f.kubelet.Deaf = true
+			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.0"))
 			f.sees(t, one)
-			if f.kubelet.count("registered") == 0 {
+			if f.kubelet.Count("registered") == 0 {
 				t.Error("it was not registered by call")
 			}
 		},
 		"is deaf and refuses": func(t *testing.T, f *fixture) {
-			f.kubelet.deaf, f.kubelet.refuse = true, 3
-			f.kubelet.start()
+			f.kubelet.Deaf, f.kubelet.Refuse = true, 3
+			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.0"))
 		},
 		"restarts": func(t *testing.T, f *fixture) {
-			f.kubelet.start()
+			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.0"))
 			f.sees(t, one)
-			f.kubelet.stop()
-			eventually(t, "the loss is seen", func() bool { return !f.set.Status()[0].Registered })
-			f.kubelet.start()
+			f.kubelet.Stop()
+			kubelettest.Eventually(t, "the loss is seen", func() bool { return !f.set.Status()[0].Registered })
+			f.kubelet.Start()
 		},
 		"restarts with a deaf plugin watcher": func(t *testing.T, f *fixture) {
-			f.kubelet.deaf = true
-			f.kubelet.start()
+			f.kubelet.Deaf = true
+			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.0"))
 			f.sees(t, one)
-			f.kubelet.stop()
-			f.kubelet.start()
+			f.kubelet.Stop()
+			f.kubelet.Start()
 		},
 		"hangs up": func(t *testing.T, f *fixture) {
-			f.kubelet.start()
+			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.0"))
 			for range 3 {
 				f.sees(t, one)
-				f.kubelet.hangUp()
-				eventually(t, "the loss is seen", func() bool { return f.kubelet.devices(resource) == nil })
+				f.kubelet.HangUp()
+				kubelettest.Eventually(t, "the loss is seen", func() bool { return f.kubelet.Devices(resource) == nil })
 			}
 		},
 		"removes our socket": func(t *testing.T, f *fixture) {
-			f.kubelet.start()
+			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.0"))
 			f.sees(t, one)
-			if err := os.Remove(filepath.Join(f.kubelet.registry(), "intel.com_sriov.sock")); err != nil {
+			if err := os.Remove(filepath.Join(f.kubelet.Registry(), "intel.com_sriov.sock")); err != nil {
 				t.Fatal(err)
 			}
-			before := f.kubelet.count(resource)
-			eventually(t, "it is connected again", func() bool { return f.kubelet.count(resource) > before })
+			before := f.kubelet.Count(resource)
+			kubelettest.Eventually(t, "it is connected again", func() bool { return f.kubelet.Count(resource) > before })
 		},
 		"connects twice": func(t *testing.T, f *fixture) {
-			f.kubelet.streams = 2
-			f.kubelet.start()
+			f.kubelet.Streams = 2
+			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.2"))
 			f.offer(t, device("0000:02:10.0"))
 			f.sees(t, one)
@@ -178,17 +179,17 @@ func TestKubeletMisbehaves(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			misbehave(t, f)
-			defer f.kubelet.stop()
+			defer f.kubelet.Stop()
 			f.sees(t, one)
-			eventually(t, "it is registered", func() bool { return f.set.Status()[0].Registered })
+			kubelettest.Eventually(t, "it is registered", func() bool { return f.set.Status()[0].Registered })
 		})
 	}
 }
 
 func (f *fixture) allocate(t *testing.T, ids ...string) (*deviceplugin.ContainerAllocateResponse, error) {
 	t.Helper()
-	eventually(t, "there is a socket", func() bool { return f.set.Status()[0].Socket != "" })
-	conn, err := dial(f.set.Status()[0].Socket)
+	kubelettest.Eventually(t, "there is a socket", func() bool { return f.set.Status()[0].Socket != "" })
+	conn, err := kubelettest.Dial(f.set.Status()[0].Socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,8 +205,8 @@ func (f *fixture) allocate(t *testing.T, ids ...string) (*deviceplugin.Container
 
 func TestAllocate(t *testing.T) {
 	f := newFixture(t)
-	f.kubelet.start()
-	defer f.kubelet.stop()
+	f.kubelet.Start()
+	defer f.kubelet.Stop()
 	f.tree.AddIGB("02", "ens2", 4, 2)
 	f.tree.Bind("0000:02:10.2", "vfio-pci")
 	f.tree.Write("sys/class/vfio/2021/dev", "240:0")
@@ -275,8 +276,8 @@ func TestAllocate(t *testing.T) {
 
 func TestAllocateRefuses(t *testing.T) {
 	f := newFixture(t)
-	f.kubelet.start()
-	defer f.kubelet.stop()
+	f.kubelet.Start()
+	defer f.kubelet.Stop()
 	f.tree.AddIGB("02", "ens2", 4, 2)
 	f.tree.Bind("0000:02:10.2", "vfio-pci") // and no node for it
 	sick := device("0000:02:10.0")
