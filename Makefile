@@ -29,7 +29,7 @@ help: ## list the targets
 
 .PHONY: demo
 demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from nothing; KEEP=1 leaves the cluster up with a shell
-	$(CLUSTER) bin/demo $(if $(KEEP),--keep)
+	bin/cluster run --vfs 0 --image bin/image.tar -- bin/demo $(if $(KEEP),--keep)
 
 .PHONY: test
 test: test-unit test-lab test-cluster ## every test there is

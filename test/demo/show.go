@@ -104,8 +104,7 @@ func (d *demo) diagnose(ctx context.Context) {
 	for _, argv := range [][]string{
 		{"kubectl", "get", "pods", "-A", "-o", "wide"},
 		{"kubectl", "get", "events", "-A", "--sort-by=.lastTimestamp"},
-		{"kubectl", "-n", "viaduct", "logs", "daemonset/device-plugin", "--all-containers", "--tail=40"},
-		{"kubectl", "-n", "viaduct", "logs", "daemonset/meta-agent", "--all-containers", "--tail=40"},
+		{"sh", "-c", "tail -n 40 /var/log/pods/viaduct_*/*/*.log"}, // kubectl logs needs more that works
 		{"ip", "-d", "link"},
 	} {
 		if _, err := d.run(ctx, argv...); err != nil {

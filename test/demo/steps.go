@@ -261,6 +261,13 @@ func (d *demo) networkStatus(ctx context.Context) (map[string]string, error) {
 
 func (d *demo) insidePod(ctx context.Context, addresses map[string]string) error {
 	d.heading("Inside a pod: eth0 of the default network, and the VF as net1")
+	err := d.wait(ctx, long, "the kubelet runs commands in it", func(ctx context.Context) (bool, string, error) {
+		_, err := read(ctx, "kubectl", "-n", "demo", "exec", "pod-a", "--", "true")
+		return err == nil, "", err
+	})
+	if err != nil {
+		return err
+	}
 	out, err := d.run(ctx, "kubectl", "-n", "demo", "exec", "pod-a", "--", "ip", "addr")
 	if err != nil {
 		return err
