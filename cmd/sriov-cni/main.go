@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -28,6 +29,8 @@ Which VF belongs to whom is on record in /run/viaduct/vf; "vfctl list" shows it,
 `
 
 func main() {
+	// Nothing here runs beside anything else: more than one processor only costs threads.
+	runtime.GOMAXPROCS(1)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx))

@@ -55,7 +55,6 @@ func (p *Plugin) add(ctx context.Context, c *call) (*types100.Result, error) {
 	if err != nil {
 		return nil, coded(types.ErrIOFailure, err)
 	}
-	defer pod.Close()
 	if err := d.check(c, pod); err != nil {
 		return nil, err
 	}
@@ -103,6 +102,11 @@ func (d *device) openPod(path string) (*netns.Netns, netns.ID, error) {
 
 // check refuses, before anything is changed, what cannot become an attachment.
 func (d *device) check(c *call, pod *vf.Conn) error {
+	if c.cfg.IPAM != "" {
+		if _, err := c.ipamPath(); err != nil {
+			return err
+		}
+	}
 	if c.cfg.MTU != 0 {
 		most, err := d.pfMTU()
 		if err != nil {

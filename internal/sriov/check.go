@@ -82,7 +82,6 @@ func (d *device) checkPod(c *call, r *Record) error {
 	if err != nil {
 		return coded(types.ErrIOFailure, err)
 	}
-	defer pod.Close()
 	dev, err := pod.Find(d.key())
 	if err != nil {
 		return fmt.Errorf("VF %s is not in the pod: %w", d.key(), err)

@@ -56,9 +56,9 @@ func (p *Plugin) ipam(ctx context.Context, c *call, verb string) ([]byte, error)
 	if c.cfg.IPAM == "" {
 		return nil, nil
 	}
-	path, err := findPlugin(c.cfg.IPAM, c.Path)
+	path, err := c.ipamPath()
 	if err != nil {
-		return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("network %q: IPAM plugin: %v", c.cfg.Network, err), "")
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.IPAMWait)
 	defer cancel()
@@ -69,6 +69,14 @@ func (p *Plugin) ipam(ctx context.Context, c *call, verb string) ([]byte, error)
 	}
 	c.log.Debug("IPAM plugin answered", "plugin", path, "verb", verb, "took", time.Since(start))
 	return out, nil
+}
+
+func (c *call) ipamPath() (string, error) {
+	path, err := findPlugin(c.cfg.IPAM, c.Path)
+	if err != nil {
+		return "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("network %q: IPAM plugin: %v", c.cfg.Network, err), "")
+	}
+	return path, nil
 }
 
 func (c *call) environment(verb string) []string {

@@ -226,7 +226,7 @@ func newNode(t *testing.T) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { host.Close(); _ = ns.Close() })
+	t.Cleanup(func() { _ = ns.Close() })
 	vfs, err := findVFs()
 	if err != nil || len(vfs) < numVFs {
 		t.Fatalf("%d VFs at home, want %d: %v", len(vfs), numVFs, err)

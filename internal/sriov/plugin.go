@@ -112,10 +112,6 @@ func (p *Plugin) open(ctx context.Context, address pci.Address, log *slog.Logger
 		}
 		return nil, coded(types.ErrIOFailure, err)
 	}
-	// Again, now that nobody else of ours moves it.
-	if d.vf, err = pci.Read(p.Root, address); err != nil {
-		return nil, coded(types.ErrInvalidNetworkConfig, fmt.Errorf("find VF %s: %w", address, err))
-	}
 	if err = d.findPF(); err != nil {
 		return nil, coded(types.ErrInvalidNetworkConfig, err)
 	}
@@ -144,9 +140,6 @@ func (d *device) findPF() error {
 }
 
 func (d *device) close() {
-	if d.host != nil {
-		d.host.Close()
-	}
 	if d.ns != nil {
 		_ = d.ns.Close()
 	}
@@ -166,11 +159,20 @@ func (d *device) write(r *Record) error {
 
 // atHome gives the VF's interface if it is in the host's namespace, which is the only one that sysfs shows here.
 func (d *device) atHome() (vf.Netdev, bool) {
-	now, err := pci.Read(d.p.Root, d.vf.Address)
-	if err != nil || len(now.Netdevs) == 0 {
+	dir := filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key(), "net")
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
 		return vf.Netdev{}, false
 	}
-	dev, err := d.host.Get(now.Netdevs[0].Index)
+	b, err := os.ReadFile(filepath.Join(dir, entries[0].Name(), "ifindex"))
+	if err != nil {
+		return vf.Netdev{}, false // renamed or moved meanwhile
+	}
+	index, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return vf.Netdev{}, false
+	}
+	dev, err := d.host.Get(index)
 	if err != nil || (dev.Address != "" && dev.Address != d.key()) {
 		return vf.Netdev{}, false
 	}
@@ -180,16 +182,16 @@ func (d *device) atHome() (vf.Netdev, bool) {
 // hasNetdev reports whether the VF's driver makes an interface: without one (vfio-pci, uio, none) only the PF's side is
 // set. A VF whose interface is away looks the same in sysfs, but its driver is no such driver.
 func (d *device) hasNetdev() bool {
-	if len(d.vf.Netdevs) > 0 {
-		return true
-	}
 	switch d.vf.Driver {
 	case "", "uio_pci_generic", "igb_uio", "pci-stub":
 		return false
 	}
-	// vfio-pci and its variants, mlx5_vfio_pci for one, have a vfio-dev folder since Linux 6.1.
+	if strings.HasSuffix(strings.ReplaceAll(d.vf.Driver, "-", "_"), "vfio_pci") {
+		return false
+	}
+	// vfio-pci's variants have a vfio-dev folder, whatever they are called.
 	_, err := os.Stat(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key(), "vfio-dev"))
-	return err != nil && !strings.HasSuffix(strings.ReplaceAll(d.vf.Driver, "-", "_"), "vfio_pci")
+	return err != nil
 }
 
 // pfMTU is the largest MTU that the VF may have.

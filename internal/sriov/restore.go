@@ -106,7 +106,6 @@ func (d *device) bringFrom(path string, base *vf.Netdev) error {
 	if err != nil {
 		return err
 	}
-	defer pod.Close()
 	dev, err := pod.Find(d.key())
 	if err != nil {
 		return err

@@ -28,10 +28,12 @@ const nsfsMagic = 0x6e736673
 // seconds for a VF reset.
 const answerTimeout = 30 * time.Second
 
-// A Netns is one open network namespace. It lives at least as long as it is open.
+// A Netns is one open network namespace. It lives at least as long as it is open. It is for one goroutine at a time.
 type Netns struct {
-	file *os.File
-	path string
+	file    *os.File
+	path    string
+	current bool // it is the process's own, so every thread is in it
+	route   *nl.SocketHandle
 }
 
 // An ID tells one network namespace from another. The kernel gives inode numbers out again, a cookie never within one
@@ -62,11 +64,23 @@ func Open(path string) (*Netns, error) {
 	return &Netns{file: f, path: path}, nil
 }
 
-// Current opens the calling thread's namespace, which is the process's unless somebody changed it.
-func Current() (*Netns, error) { return Open("/proc/thread-self/ns/net") }
+// Current opens the process's own namespace. All of the process's threads have to be in it.
+func Current() (*Netns, error) {
+	n, err := Open("/proc/self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	n.current = true
+	return n, nil
+}
 
-// Close gives the namespace back. Sockets that were opened in it stay open, and keep it alive.
-func (n *Netns) Close() error { return n.file.Close() }
+// Close gives the namespace back, and closes the socket that Route gave.
+func (n *Netns) Close() error {
+	if n.route != nil {
+		n.route.Close()
+	}
+	return n.file.Close()
+}
 
 // Path is what the namespace was opened by.
 func (n *Netns) Path() string { return n.path }
@@ -81,19 +95,13 @@ func (n *Netns) ID() (ID, error) {
 		return ID{}, fmt.Errorf("identify network namespace %s: %w", n.path, err)
 	}
 	id := ID{Device: st.Dev, Inode: st.Ino}
-	err := n.Do(func() error {
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		id.Cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-		if errors.Is(err, unix.ENOPROTOOPT) {
-			return nil
-		}
-		return err
-	})
+	// A socket knows the cookie of the namespace that it was made in.
+	s, err := n.Route()
 	if err != nil {
+		return ID{}, err
+	}
+	id.Cookie, err = unix.GetsockoptUint64(s.Socket.GetFd(), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
 		return ID{}, fmt.Errorf("identify network namespace %s: %w", n.path, err)
 	}
 	return id, nil
@@ -102,6 +110,9 @@ func (n *Netns) ID() (ID, error) {
 // Do runs fn on a thread inside the namespace and returns its error. fn must not start goroutines that expect to be in
 // there, too. The thread is thrown away, so that nothing else can ever run in the wrong namespace on it.
 func (n *Netns) Do(fn func() error) error {
+	if n.current {
+		return fn()
+	}
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
@@ -114,8 +125,12 @@ func (n *Netns) Do(fn func() error) error {
 	return <-done
 }
 
-// Route opens an rtnetlink socket in the namespace. The kernel's own words come with the errors of requests sent over it.
+// Route gives an rtnetlink socket in the namespace, the same every time; it is closed with the Netns. The kernel's own words
+// come with the errors of requests sent over it.
 func (n *Netns) Route() (*nl.SocketHandle, error) {
+	if n.route != nil {
+		return n.route, nil
+	}
 	var s *nl.NetlinkSocket
 	err := n.Do(func() (err error) {
 		s, err = nl.GetNetlinkSocketAt(handle.None(), handle.None(), unix.NETLINK_ROUTE)
@@ -130,5 +145,6 @@ func (n *Netns) Route() (*nl.SocketHandle, error) {
 		s.Close()
 		return nil, fmt.Errorf("set up a netlink socket in %s: %w", n.path, err)
 	}
-	return &nl.SocketHandle{Socket: s}, nil
+	n.route = &nl.SocketHandle{Socket: s}
+	return n.route, nil
 }

@@ -28,20 +28,13 @@ type Conn struct {
 // number of VFs.
 type Count struct{ PFReads, PFWrites, Moves, Others int }
 
-// NewConn opens a connection inside ns. ns must stay open as long as the Conn is used.
+// NewConn makes a connection inside ns, which must stay open as long as the Conn is used, and closes it.
 func NewConn(ns *netns.Netns) (*Conn, error) {
 	s, err := ns.Route()
 	if err != nil {
 		return nil, err
 	}
 	return &Conn{ns: ns, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: s}}, nil
-}
-
-// Close ends the connection.
-func (c *Conn) Close() {
-	for _, s := range c.sockets {
-		s.Close()
-	}
 }
 
 // request starts a message about the interface index; flags and change are those of its ifinfomsg.

@@ -105,7 +105,7 @@ func connect(b *testing.B, path string) *vf.Conn {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { c.Close(); _ = ns.Close() })
+	b.Cleanup(func() { _ = ns.Close() })
 	return c
 }
 
