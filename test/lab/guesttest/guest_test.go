@@ -4,6 +4,7 @@
 package guesttest
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -152,8 +153,8 @@ func newPod(t *testing.T, i int, vf string) pod {
 	p := pod{fmt.Sprintf("pod%d", i), fmt.Sprintf("10.9.0.%d", 10+i)}
 	run(t, "ip", "netns", "add", p.ns)
 	t.Cleanup(func() {
-		run := exec.Command("ip", "netns", "del", p.ns) // the test's own context is over by now
-		if out, err := run.CombinedOutput(); err != nil {
+		ctx := context.WithoutCancel(t.Context()) // which is over by now
+		if out, err := exec.CommandContext(ctx, "ip", "netns", "del", p.ns).CombinedOutput(); err != nil {
 			t.Errorf("delete %s: %v: %s", p.ns, err, out)
 		}
 	})

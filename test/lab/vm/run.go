@@ -28,7 +28,7 @@ type run struct {
 	tty     *terminal
 }
 
-func newRun(c Config, p parts, argv []string) (_ *run, err error) {
+func newRun(ctx context.Context, c Config, p parts, argv []string) (_ *run, err error) {
 	if strings.Contains(argv[0], "/") && filepath.IsAbs(argv[0]) {
 		if err := checkVisible(argv[0]); err != nil {
 			return nil, fmt.Errorf("run %s in the lab: %w", argv[0], err)
@@ -51,7 +51,7 @@ func newRun(c Config, p parts, argv []string) (_ *run, err error) {
 		return nil, err
 	}
 	if c.Persist != "" {
-		if r.machine.disk, err = persistDisk(c, p.tools); err != nil {
+		if r.machine.disk, err = persistDisk(ctx, c, p.tools); err != nil {
 			return nil, err
 		}
 	}

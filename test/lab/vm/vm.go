@@ -93,7 +93,7 @@ func Run(ctx context.Context, c Config, argv []string) (exit int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	r, err := newRun(c, parts, argv)
+	r, err := newRun(ctx, c, parts, argv)
 	if err != nil {
 		return 0, err
 	}

@@ -167,11 +167,11 @@ func openPort() (*os.File, error) {
 	return port, nil
 }
 
-var errNotThere = errors.New("did not appear within 10 s")
+var errNotThere = errors.New("did not appear within a minute")
 
 // find waits for a device attribute with the given content and returns its path: drivers probe asynchronously.
 func find(what, pattern, content string) (string, error) {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
 			return "", fmt.Errorf("find %s: %w", what, err)
