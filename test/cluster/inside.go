@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -143,19 +144,27 @@ func ownProc() error {
 	return nil
 }
 
-// setLoopback sets lo up, and gives it the node's address too: there QEMU takes the connections that the API server makes
-// to the kubelet, and forwards them into the guest.
+// setLoopback sets lo up, and makes the node's address local: there QEMU takes the connections that the API server makes to
+// the kubelet, and forwards them into the guest. They must come from 127.0.0.1, which QEMU translates to 10.0.2.2; from the
+// address itself, as the kernel chooses for a local one, the guest would see packets from its own and drop them.
 func setLoopback() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find the loopback link: %w", err)
 	}
-	addr, err := netlink.ParseAddr(controlplane.NodeIP + "/32")
-	if err != nil {
-		return err
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set the loopback link up: %w", err)
 	}
-	if err := errors.Join(netlink.LinkSetUp(lo), netlink.AddrReplace(lo, addr)); err != nil {
-		return fmt.Errorf("set up the loopback link: %w", err)
+	err = netlink.RouteAdd(&netlink.Route{
+		LinkIndex: lo.Attrs().Index,
+		Table:     unix.RT_TABLE_LOCAL,
+		Type:      unix.RTN_LOCAL,
+		Scope:     netlink.SCOPE_HOST,
+		Dst:       &net.IPNet{IP: net.ParseIP(controlplane.NodeIP).To4(), Mask: net.CIDRMask(32, 32)},
+		Src:       net.IPv4(127, 0, 0, 1),
+	})
+	if err != nil {
+		return fmt.Errorf("make the node's address local: %w", err)
 	}
 	return nil
 }
