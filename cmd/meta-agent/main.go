@@ -18,6 +18,7 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/agent"
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
 const usage = `meta-agent runs once on each node, beside the CNI plugin meta-cni. It
@@ -47,47 +48,63 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) error {
-	c := agent.Config{}
-	var (
-		kubeconfig string
-		level      slog.Level
-	)
+	o, err := parse(args, getenv, stderr)
+	if err != nil {
+		return err
+	}
+	o.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.level}))
+	klog.SetSlogLogger(o.Log.With("from", "client-go"))
+	if o.API, err = apiConfig(o.kubeconfig); err != nil {
+		return err
+	}
+	return agent.Run(ctx, o.Config)
+}
+
+type options struct {
+	agent.Config
+	kubeconfig string
+	level      slog.Level
+}
+
+func parse(args []string, getenv func(string) string, stderr io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("meta-agent", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() {
 		fmt.Fprint(stderr, usage)
 		fs.PrintDefaults()
 	}
-	fs.StringVar(&c.NodeName, "node-name", getenv("NODE_NAME"), "this node's `name` in the cluster; default $NODE_NAME")
-	fs.StringVar(&kubeconfig, "kubeconfig", "", "a kubeconfig `file`; without it, the pod's service account")
-	fs.StringVar(&c.Socket, "socket", agentapi.DefaultSocket, "the `path` where meta-cni asks")
-	fs.StringVar(&c.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "the runtime's `folder` of CNI configurations")
-	fs.StringVar(&c.BinDir, "cni-bin-dir", "/opt/cni/bin", "the runtime's `folder` of CNI plugins")
-	fs.StringVar(&c.NetworksDir, "networks-dir", "/etc/cni/multus/net.d",
+	fs.StringVar(&o.NodeName, "node-name", getenv("NODE_NAME"), "this node's `name` in the cluster; without it, $NODE_NAME")
+	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "a kubeconfig `file`; without it, the pod's service account")
+	fs.StringVar(&o.Socket, "socket", agentapi.DefaultSocket, "the `path` where meta-cni asks")
+	fs.StringVar(&o.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "the runtime's `folder` of CNI configurations")
+	fs.StringVar(&o.BinDir, "cni-bin-dir", "/opt/cni/bin", "the runtime's `folder` of CNI plugins")
+	fs.StringVar(&o.NetworksDir, "networks-dir", "/etc/cni/multus/net.d",
 		"the `folder` of configurations for NetworkAttachmentDefinitions without a spec.config")
-	fs.StringVar(&c.JournalDir, "journal-dir", "/var/lib/viaduct/pods", "the `folder` of meta-cni's records")
-	fs.StringVar(&c.PodResourcesSocket, "pod-resources-socket", "/var/lib/kubelet/pod-resources/kubelet.sock",
+	fs.StringVar(&o.JournalDir, "journal-dir", "/var/lib/viaduct/pods", "the `folder` of meta-cni's records")
+	fs.StringVar(&o.PodResourcesSocket, "pod-resources-socket", "/var/lib/kubelet/pod-resources/kubelet.sock",
 		"the kubelet's `socket` that tells which devices a pod has")
-	fs.StringVar(&c.MetricsAddress, "metrics-address", "127.0.0.1:9478", "`host:port` of /metrics, /healthz and /readyz; empty for none")
-	fs.DurationVar(&c.LookupTimeout, "lookup-timeout", agent.DefaultLookupTimeout,
+	fs.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "`host:port` of /metrics, /healthz and /readyz; empty for none")
+	fs.DurationVar(&o.LookupTimeout, "lookup-timeout", agent.DefaultLookupTimeout,
 		"how `long` a pod may wait for the API server to tell of an object that is not known yet")
-	fs.TextVar(&level, "log-level", slog.LevelInfo, "the least `level` to log: debug, info, warn or error")
+	fs.BoolVar(&o.Policy.Isolated, "namespace-isolation", false,
+		"keep pods to the NetworkAttachmentDefinitions of their own namespace and of --global-namespaces")
+	o.Policy.Global = []string{"default"}
+	fs.Func("global-namespaces", "with --namespace-isolation, the `namespaces`, separated by commas, whose definitions are for every pod (default \"default\")",
+		func(value string) (err error) {
+			o.Policy.Global, err = network.ParseNamespaces(value)
+			return err
+		})
+	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "the least `level` to log: debug, info, warn or error")
 	if err := fs.Parse(args); err != nil {
-		return err
+		return o, err
 	}
 	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+		return o, fmt.Errorf("unexpected argument %q; see --help", fs.Arg(0))
 	}
-	if c.NodeName == "" {
-		return errors.New("no node name: set --node-name, or NODE_NAME from spec.nodeName in the DaemonSet")
+	if o.NodeName == "" {
+		return o, errors.New("no node name: set --node-name, or NODE_NAME from spec.nodeName in the DaemonSet")
 	}
-	c.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	klog.SetSlogLogger(c.Log.With("from", "client-go"))
-	var err error
-	if c.API, err = apiConfig(kubeconfig); err != nil {
-		return err
-	}
-	return agent.Run(ctx, c)
+	return o, nil
 }
 
 // apiConfig reads how to reach the API server. The service account's token is read again by client-go as it is rotated.

@@ -28,6 +28,8 @@ type Config struct {
 	JournalDir         string // the stub's records
 	PodResourcesSocket string // the kubelet's
 	MetricsAddress     string // host:port; empty for none
+	// Policy says which definitions a pod may use.
+	Policy network.Policy
 	// LookupTimeout bounds a question to the API server for what the informers do not have.
 	LookupTimeout time.Duration
 	Log           *slog.Logger
@@ -49,7 +51,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer kubelet.Close()
 	events := NewEvents(kube, c.NodeName, c.Log)
-	planner := &Planner{Kube: kube, Kubelet: kubelet, OnDisk: ConfigFolder(c.NetworksDir)}
+	planner := &Planner{Kube: kube, Kubelet: kubelet, OnDisk: ConfigFolder(c.NetworksDir), Policy: c.Policy}
 	publisher := &Publisher{Kube: kube}
 	keeper := &cniconf.Keeper{ConfDir: c.ConfDir, BinDir: c.BinDir, Log: c.Log}
 	statuses := &StatusWriter{Dir: c.JournalDir, Publisher: publisher, Log: c.Log}

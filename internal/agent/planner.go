@@ -17,6 +17,7 @@ type Planner struct {
 	Kubelet *Kubelet
 	// OnDisk finds the configuration of a definition that has none of its own.
 	OnDisk ConfigFolder
+	Policy network.Policy
 }
 
 // Plan makes one sandbox's plan. The error is an *agentapi.Error.
@@ -38,6 +39,9 @@ func (p *Planner) plan(ctx context.Context, ask agentapi.Plan) (*network.Plan, e
 	}
 	wants, err := network.ParseAnnotations(ask.Pod, annotations)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.Policy.Check(wants); err != nil {
 		return nil, err
 	}
 	definitions, err := p.definitions(ctx, wants.References())

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func environment(values map[string]string) func(string) string {
+	return func(key string) string { return values[key] }
+}
+
+func TestHelp(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"--help"}, environment(nil), &out); !errors.Is(err, flag.ErrHelp) {
+		t.Errorf("got %v, want flag.ErrHelp", err)
+	}
+	for _, word := range []string{"network-attachment-definitions", "vfctl node uninstall", "-networks-dir"} {
+		if !strings.Contains(out.String(), word) {
+			t.Errorf("the help does not say %q", word)
+		}
+	}
+}
+
+func TestParse(t *testing.T) {
+	o, err := parse([]string{"--namespace-isolation", "--global-namespaces=a, b", "--log-level=debug"}, environment(map[string]string{"NODE_NAME": "n1"}), &bytes.Buffer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]any{"n1", true, []string{"a", "b"}, slog.LevelDebug}, []any{o.NodeName, o.Policy.Isolated, o.Policy.Global, o.level}); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	named := environment(map[string]string{"NODE_NAME": "n1"})
+	tests := map[string]struct {
+		args   []string
+		getenv func(string) string
+		want   string
+	}{
+		"no node name":        {nil, environment(nil), "NODE_NAME"},
+		"an argument":         {[]string{"run"}, named, `"run"`},
+		"a bad namespace":     {[]string{"--global-namespaces=A"}, named, `"A"`},
+		"no cluster":          {nil, named, "--kubeconfig"},
+		"no such kubeconfig":  {[]string{"--kubeconfig=" + filepath.Join(t.TempDir(), "none")}, named, "none"},
+		"an unknown option":   {[]string{"--frobnicate"}, named, "frobnicate"},
+		"a level of its own":  {[]string{"--log-level=loud"}, named, "loud"},
+		"a timeout of no one": {[]string{"--lookup-timeout=soon"}, named, "soon"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("KUBERNETES_SERVICE_HOST", "")
+			err := run(t.Context(), tt.args, tt.getenv, &bytes.Buffer{})
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want it to say %q", err, tt.want)
+			}
+		})
+	}
+}

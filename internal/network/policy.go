@@ -1,0 +1,58 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Policy says which namespaces' definitions a pod may use.
+type Policy struct {
+	// Isolated keeps pods to the definitions of their own namespace and of Global.
+	Isolated bool
+	// Global are the namespaces whose definitions are for everybody.
+	Global []string
+}
+
+// ParseNamespaces reads a comma-separated list of namespaces. Multus writes its globalNamespaces so.
+func ParseNamespaces(value string) ([]string, error) {
+	var list []string
+	for _, name := range strings.Split(value, ",") {
+		if name = strings.TrimSpace(name); name == "" {
+			continue
+		}
+		if err := checkNamespace(name); err != nil {
+			return nil, err
+		}
+		list = append(list, name)
+	}
+	return list, nil
+}
+
+// Check refuses what the policy does not allow. The default network's override may also name a definition of
+// DefaultNamespace: that is where it looks. The error joins one *Error for each fault.
+func (p Policy) Check(w Wants) error {
+	if !p.Isolated {
+		return nil
+	}
+	var faults []error
+	refuse := func(s Selection, key string) {
+		allowed := append([]string{w.Pod.Namespace}, p.Global...)
+		faults = append(faults, problem(
+			fmt.Sprintf("use a definition of one of %s, or copy this one there", strings.Join(allowed, ", ")),
+			"this node keeps pods to the definitions of their own namespace, and %s is not it", s.Namespace).at(key).of(w.Pod, s.Network()))
+	}
+	allowed := func(namespace string) bool {
+		return namespace == w.Pod.Namespace || slices.Contains(p.Global, namespace)
+	}
+	for i, s := range w.Networks {
+		if !allowed(s.Namespace) {
+			refuse(s, fmt.Sprintf("%s[%d].namespace", NetworksAnnotation, i))
+		}
+	}
+	if d := w.Default; d != nil && d.Namespace != DefaultNamespace && !allowed(d.Namespace) {
+		refuse(*d, DefaultNetworkAnnotation)
+	}
+	return errors.Join(faults...)
+}
