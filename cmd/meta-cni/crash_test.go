@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,8 +18,9 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
-// killPoints is how many moments of a call are tried. They are spread over the time that a whole call takes.
-const killPoints = 25
+// steps is what a whole call does that can be seen from outside: four plugins are called, each does one thing itself and
+// has one done. The stub is killed after each of them.
+const steps = 4 * 3
 
 // slowNode has three networks whose plugins take their time, and let another process act for them, as bridge does with
 // host-local.
@@ -35,23 +37,44 @@ func slowNode(t *testing.T) *node {
 	return n
 }
 
-// killed starts the stub and kills it, and nothing else, after the given time. It reports whether the stub was faster.
-func (n *node) killed(verb string, after time.Duration) (faster bool) {
+// killed starts the stub and kills it, and nothing else, when the plugins have come so many steps further. It reports
+// whether the stub was faster.
+func (n *node) killed(verb string, after int) (faster bool) {
 	n.t.Helper()
+	calls, effects := n.progress()
 	cmd := n.command(verb)
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	select {
-	case <-done:
-		return true
-	case <-time.After(after):
-		_ = cmd.Process.Kill() // it may just have ended
-		<-done
-		return false
+	for {
+		c, e := n.progress()
+		if c-calls+max(e-effects, effects-e) >= after {
+			_ = cmd.Process.Kill() // it may just have ended
+			<-done
+			return false
+		}
+		select {
+		case <-done:
+			return true
+		case <-time.After(100 * time.Microsecond):
+		}
 	}
+}
+
+// progress counts the calls of plugins and what they have done to the world.
+func (n *node) progress() (calls, effects int) {
+	n.t.Helper()
+	data, err := os.ReadFile(n.journal)
+	if err != nil && !os.IsNotExist(err) {
+		n.t.Fatal(err)
+	}
+	entries, err := os.ReadDir(n.effects)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return bytes.Count(data, []byte("\n")), len(entries)
 }
 
 // workers lists live processes that were started for the container.
@@ -107,34 +130,28 @@ func TestKilledAtAnyPoint(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := slowNode(t)
-			took := map[string]time.Duration{}
-			for _, verb := range []string{"ADD", "DEL"} {
-				start := time.Now()
-				n.ok(verb)
-				took[verb] = time.Since(start)
-			}
 			interrupted := 0
-			for i := range killPoints {
-				n.id = fmt.Sprintf("%s-%d", strconv.Itoa(os.Getpid()), i)
+			for i := range steps + 1 {
+				n.id = fmt.Sprintf("%d-%d", os.Getpid(), i)
 				if err := os.Remove(n.journal); err != nil && !os.IsNotExist(err) {
 					t.Fatal(err)
 				}
 				for _, call := range calls {
-					if verb, kill := bytes.CutPrefix([]byte(call), []byte("kill ")); kill {
-						if !n.killed(string(verb), took[string(verb)]*time.Duration(i)/killPoints) {
-							interrupted++
-						}
-						continue
+					verb, kill := strings.CutPrefix(call, "kill ")
+					switch {
+					case !kill:
+						n.ok(verb)
+					case !n.killed(verb, i):
+						interrupted++
 					}
-					n.ok(call)
 				}
 				n.settled()
 				if t.Failed() {
-					t.Fatalf("at point %d of %d", i, killPoints)
+					t.Fatalf("when killed after step %d of %d", i, steps)
 				}
 			}
-			if interrupted < killPoints/2 {
-				t.Errorf("only %d of %d calls were interrupted: this test shows nothing", interrupted, killPoints)
+			if interrupted < steps/2 {
+				t.Errorf("only %d calls were interrupted: this test shows nothing", interrupted)
 			}
 		})
 	}

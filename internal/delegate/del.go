@@ -28,7 +28,8 @@ func (r *Runner) Del(ctx context.Context, sb Sandbox, fallback network.Attachmen
 	case err == nil:
 		return r.tearDown(ctx, &rec)
 	case errors.Is(err, journal.ErrNotExist):
-		return r.delFallback(ctx, sb, fallback)
+		// An ADD that was killed while it wrote its first record has left a part of one. It had started no plugin yet.
+		return errors.Join(r.delFallback(ctx, sb, fallback), r.Records.Remove(sb.ContainerID))
 	case errors.Is(err, journal.ErrCorrupt), errors.Is(err, journal.ErrVersion):
 		path, aside := r.Records.SetAside(sb.ContainerID)
 		if aside != nil {

@@ -74,6 +74,12 @@ func TestDelError(t *testing.T) {
 func TestDelWithoutARecord(t *testing.T) {
 	n := newNode(t)
 	def := n.attachments()[0]
+	if err := os.MkdirAll(n.Records.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(n.Records.Dir, ".c1.tmp"), []byte(`{"version":1,"rec`), 0o600); err != nil {
+		t.Fatal(err) // what a killed writer leaves
+	}
 	for range 2 {
 		if err := n.Del(t.Context(), n.sandbox("c1"), def); err != nil {
 			t.Fatal(err)
