@@ -19,10 +19,11 @@ type Inventory struct {
 
 	changed chan struct{} // of length 1: a new look is worth it
 
-	mu       sync.Mutex
-	devices  []*Device
-	snapshot *pci.Snapshot
-	stats    Stats
+	mu      sync.Mutex
+	devices []*Device
+	scanned bool
+	latest  *pci.Snapshot // of which devices will be made, or were
+	stats   Stats
 
 	pending struct {
 		sync.Mutex
@@ -35,7 +36,12 @@ type Inventory struct {
 	// What only the goroutine of Run uses.
 	viewer *viewer
 	known  map[int]netlinks.NodeLink
+	again  int // looks in a row that did not fit together
 }
+
+// maxAgain ends the wait for a look that fits together. Beyond it something is wrong with the node, such as that this
+// program does not run in its network namespace, and the interfaces that are not known are not offered.
+const maxAgain = 20
 
 // Stats count what an Inventory did.
 type Stats struct {
@@ -69,10 +75,16 @@ func New(root string, log *slog.Logger, o Options) *Inventory {
 func (i *Inventory) Changed() <-chan struct{} { return i.changed }
 
 // Devices is what there was at the last look, and false before the first. Change nothing in it.
-func (i *Inventory) Devices() ([]*Device, *pci.Snapshot, bool) {
+func (i *Inventory) Devices() ([]*Device, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.devices, i.snapshot, i.snapshot != nil
+	return i.devices, i.scanned
+}
+
+func (i *Inventory) snapshot() *pci.Snapshot {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.latest
 }
 
 // Stats is what was done so far.
@@ -143,7 +155,7 @@ func (i *Inventory) event(c pci.Change) {
 		i.lookAtAll()
 		return
 	}
-	_, snapshot, _ := i.Devices()
+	snapshot := i.snapshot()
 	i.pending.Lock()
 	defer i.pending.Unlock()
 	i.pending.addresses[c.Address] = true
@@ -191,8 +203,7 @@ func (i *Inventory) look() {
 	i.pending.addresses, i.pending.all, i.pending.links = map[pci.Address]bool{}, false, false
 	i.pending.Unlock()
 
-	_, snapshot, _ := i.Devices()
-	snapshot, err := i.scan(snapshot, addresses, all)
+	snapshot, err := i.scan(i.snapshot(), addresses, all)
 	if err == nil && (links || i.known == nil) {
 		err = i.readLinks()
 	}
@@ -202,22 +213,39 @@ func (i *Inventory) look() {
 		return
 	}
 	devices, complete := i.viewer.view(snapshot, i.known)
-	if !complete && !links {
-		// An interface came after the links were read: read them again at once, for it is not offered before.
-		if err := i.readLinks(); err == nil {
-			devices, complete = i.viewer.view(snapshot, i.known)
-		}
+	if !complete && i.again < maxAgain {
+		// An interface came or went between the two looks. What it means to the node is found out before anybody is told:
+		// else a VF on its way into a pod or back would leave its pool for a moment.
+		i.again++
+		i.lookAgain(snapshot)
+		return
 	}
-	if !complete {
-		time.AfterFunc(time.Second, i.lookAtAll) // it went again, or moved between the two looks
-	}
+	i.again = 0
 	i.mu.Lock()
-	i.devices, i.snapshot = devices, snapshot
+	i.devices, i.latest, i.scanned = devices, snapshot, true
 	i.mu.Unlock()
 	select {
 	case i.changed <- struct{}{}:
 	default:
 	}
+}
+
+// lookAgain asks for another look at the links, and at the functions whose interfaces are not among them.
+func (i *Inventory) lookAgain(snapshot *pci.Snapshot) {
+	i.mu.Lock()
+	i.latest = snapshot
+	i.mu.Unlock()
+	i.pending.Lock()
+	defer i.pending.Unlock()
+	i.pending.links = true
+	for _, d := range snapshot.Devices() {
+		for _, n := range d.Netdevs {
+			if _, ok := i.known[n.Index]; !ok {
+				i.pending.addresses[d.Address] = true
+			}
+		}
+	}
+	i.wake()
 }
 
 func (i *Inventory) readLinks() error {

@@ -155,7 +155,7 @@ func reserved(d *pci.Device, links map[int]netlinks.NodeLink) string {
 		link, ok := links[n.Index]
 		switch {
 		case !ok:
-			return n.Name + " is new: what it is to the node is not known yet"
+			return n.Name + " is not among the node's links: does this run in the node's network namespace?"
 		case link.Uplink != "":
 			return n.Name + " carries the node's own traffic: " + link.Uplink
 		}

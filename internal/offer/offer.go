@@ -13,13 +13,12 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/inventory"
 	"github.com/viaduct-sriov/viaduct/internal/plugin"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
-	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
 // Inventory is what the node has; see inventory.Inventory.
 type Inventory interface {
 	Changed() <-chan struct{}
-	Devices() ([]*inventory.Device, *pci.Snapshot, bool)
+	Devices() ([]*inventory.Device, bool)
 }
 
 // An Offer goes its rounds in Run. Fill in the exported fields before.
@@ -122,7 +121,7 @@ func (o *Offer) refresh(force bool) bool {
 }
 
 func (o *Offer) round(ctx context.Context) {
-	devices, _, scanned := o.Inventory.Devices()
+	devices, scanned := o.Inventory.Devices()
 	if !scanned || o.Config.inForce == nil {
 		return
 	}
@@ -158,7 +157,7 @@ func (o *Offer) assign(c *pool.Config, devices []*inventory.Device, held map[str
 		index[p.Resource] = i
 	}
 	members := o.present(c, devices, held)
-	o.keepGone(members, index, held, now)
+	o.keepGone(members, devices, index, held, now)
 	for _, m := range members {
 		i := index[m.resource]
 		resources[i].Devices = append(resources[i].Devices, m.device)
@@ -200,11 +199,13 @@ func (o *Offer) present(c *pool.Config, devices []*inventory.Device, held map[st
 }
 
 // keepGone adds the devices that are no longer there, as unhealthy: as long as a pod has them, and otherwise for a while.
-func (o *Offer) keepGone(members map[string]member, pools map[string]int, held map[string]string, now time.Time) {
+func (o *Offer) keepGone(members map[string]member, devices []*inventory.Device, pools map[string]int, held map[string]string, now time.Time) {
+	here := make(map[string]bool, len(devices)) // not only the members: a pool may have stopped taking a device
+	for _, d := range devices {
+		here[d.ID] = true
+	}
 	for id, m := range o.last {
-		_, here := members[id]
-		_, offered := pools[m.resource]
-		if here || !offered || !o.isGone(id) {
+		if _, offered := pools[m.resource]; here[id] || !offered {
 			continue
 		}
 		if m.gone.IsZero() {
@@ -215,11 +216,4 @@ func (o *Offer) keepGone(members map[string]member, pools map[string]int, held m
 			members[id] = m
 		}
 	}
-}
-
-// isGone tells a device that is not there from one that its pool no longer takes.
-func (o *Offer) isGone(id string) bool {
-	_, snapshot, _ := o.Inventory.Devices()
-	a, err := pci.ParseAddress(id)
-	return err == nil && snapshot != nil && snapshot.Device(a) == nil
 }

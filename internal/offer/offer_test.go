@@ -22,7 +22,6 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/plugin"
 	"github.com/viaduct-sriov/viaduct/internal/plugin/kubelettest"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
-	"github.com/viaduct-sriov/viaduct/pkg/pci"
 	"github.com/viaduct-sriov/viaduct/pkg/pci/pcitest"
 )
 
@@ -43,18 +42,17 @@ type node struct {
 	log     *syncBuffer
 	reload  chan struct{}
 
-	changed  chan struct{}
-	mu       sync.Mutex
-	devices  []*inventory.Device
-	snapshot *pci.Snapshot
+	changed chan struct{}
+	mu      sync.Mutex
+	devices []*inventory.Device
 }
 
 func (n *node) Changed() <-chan struct{} { return n.changed }
 
-func (n *node) Devices() ([]*inventory.Device, *pci.Snapshot, bool) {
+func (n *node) Devices() ([]*inventory.Device, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.devices, n.snapshot, n.snapshot != nil
+	return n.devices, n.devices != nil
 }
 
 // look makes the offer see the tree as it is now.
@@ -64,12 +62,8 @@ func (n *node) look() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	snapshot, err := pci.Scan(n.tree.Root)
-	if err != nil {
-		n.t.Fatal(err)
-	}
 	n.mu.Lock()
-	n.devices, n.snapshot = devices, snapshot
+	n.devices = devices
 	n.mu.Unlock()
 	n.changed <- struct{}{}
 }
