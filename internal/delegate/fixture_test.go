@@ -19,9 +19,23 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
+// testDir is for what all tests share.
+var testDir string
+
 func TestMain(m *testing.M) {
 	delegatetest.Plugin()
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "viaduct-delegate-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	testDir = dir
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // A node is a runner with stand-in plugins, and where they leave their traces.
