@@ -9,7 +9,6 @@ import (
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
@@ -20,51 +19,42 @@ const carrierWait = 200 * time.Millisecond
 
 // Announce tells the neighbours which MAC the addresses have now: gratuitous ARP, and unsolicited neighbour advertisements.
 // Without carrier it leaves that to the kernel's arp_notify and ndisc_notify, and how says so.
-func Announce(ctx context.Context, ns *netns.Netns, ifName string, ips []*types100.IPConfig) (how string, err error) {
-	h, err := handleIn(ns)
+func Announce(ctx context.Context, ns *netns.Netns, i Interface, ips []*types100.IPConfig) (how string, err error) {
+	carrier, err := awaitCarrier(ctx, i)
 	if err != nil {
 		return "", err
 	}
-	defer h.Close()
-	link, err := awaitCarrier(ctx, h, ifName)
-	if err != nil {
-		return "", err
+	if !carrier {
+		err := errors.Join(setSysctl(ns, "ipv4", i.Name, "arp_notify", "1"), setSysctl(ns, "ipv6", i.Name, "ndisc_notify", "1"))
+		return fmt.Sprintf("no carrier on %s within %v: by the kernel's arp_notify and ndisc_notify", i.Name, carrierWait), err
 	}
-	attrs := link.Attrs()
-	if attrs.RawFlags&unix.IFF_LOWER_UP == 0 {
-		err := errors.Join(setSysctl(ns, "ipv4", ifName, "arp_notify", "1"), setSysctl(ns, "ipv6", ifName, "ndisc_notify", "1"))
-		return fmt.Sprintf("no carrier on %s within %v: by the kernel's arp_notify and ndisc_notify", ifName, carrierWait), err
-	}
-	if len(attrs.HardwareAddr) != 6 {
+	if len(i.MAC) != 6 {
 		return "", nil // no Ethernet
 	}
 	var errs []error
 	for _, ip := range ips {
-		frame, proto := gratuitousARP(attrs.HardwareAddr, ip.Address.IP), uint16(unix.ETH_P_ARP)
-		if ip.Address.IP.To4() == nil {
-			frame, proto = unsolicitedNA(attrs.HardwareAddr, ip.Address.IP), unix.ETH_P_IPV6
+		frame, proto := unsolicitedNA(i.MAC, ip.Address.IP), uint16(unix.ETH_P_IPV6)
+		if ip.Address.IP.To4() != nil {
+			frame, proto = gratuitousARP(i.MAC, ip.Address.IP), unix.ETH_P_ARP
 		}
-		if err := sendFrame(ns, attrs.Index, proto, frame); err != nil {
-			errs = append(errs, fmt.Errorf("announce %v on %s: %w", ip.Address.IP, ifName, err))
+		if err := sendFrame(ns, i.Index, proto, frame); err != nil {
+			errs = append(errs, fmt.Errorf("announce %v on %s: %w", ip.Address.IP, i.Name, err))
 		}
 	}
 	return "", errors.Join(errs...)
 }
 
-func awaitCarrier(ctx context.Context, h *netlink.Handle, ifName string) (netlink.Link, error) {
+func awaitCarrier(ctx context.Context, i Interface) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, carrierWait)
 	defer cancel()
 	for {
-		link, err := h.LinkByName(ifName)
-		if err != nil {
-			return nil, fmt.Errorf("find interface %s: %w", ifName, err)
-		}
-		if link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
-			return link, nil
+		carrier, err := i.HasCarrier()
+		if err != nil || carrier {
+			return carrier, err
 		}
 		select {
 		case <-ctx.Done():
-			return link, nil
+			return false, nil
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

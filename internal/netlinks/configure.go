@@ -1,7 +1,6 @@
 package netlinks
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -16,19 +15,27 @@ import (
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
 )
 
-// Configure gives the interface ifName in ns its addresses and routes. The interface has to be up. A route without a
-// gateway of its own goes through the gateway that an address of its family came with. IPv6 addresses work at once: the
-// second or two of duplicate address detection are not waited for.
-func Configure(_ context.Context, ns *netns.Netns, ifName string, ips []*types100.IPConfig, routes []*types.Route) error {
+// An Interface is one in a pod's namespace.
+type Interface struct {
+	Index int
+	Name  string
+	MAC   net.HardwareAddr
+	// HasCarrier tells whether it can send now.
+	HasCarrier func() (bool, error)
+}
+
+// Configure gives an interface in ns its addresses and routes. The interface has to be up. A route without a gateway of its
+// own goes through the gateway that an address of its family came with. IPv6 addresses work at once: the second or two of
+// duplicate address detection are not waited for.
+func Configure(ns *netns.Netns, i Interface, ips []*types100.IPConfig, routes []*types.Route) error {
 	h, err := handleIn(ns)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	link, err := h.LinkByName(ifName)
-	if err != nil {
-		return fmt.Errorf("find interface %s in %s: %w", ifName, ns.Path(), err)
-	}
+	ifName := i.Name
+	// By its index alone: the library's own look-up asks a driver for all of its VFs.
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: i.Index, Name: ifName}}
 	if hasIPv6(ips) {
 		// A container's default may be off, and then the kernel refuses the address with EACCES.
 		if err := setSysctl(ns, "ipv6", ifName, "disable_ipv6", "0"); err != nil {

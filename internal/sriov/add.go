@@ -209,6 +209,10 @@ func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
 			return nil, err
 		}
 		r.Baseline.Netdev = &dev
+		var err error
+		if r.Baseline.Tuning, err = vf.ReadTuning(dev.Name); err != nil {
+			return nil, coded(types.ErrIOFailure, err)
+		}
 	}
 	if known != nil {
 		r.Baseline.Settings = known.Settings
@@ -216,7 +220,7 @@ func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
 			// What the host calls it is the host's to change. The rest was seen as it is in the known baseline.
 			dev := *known.Netdev
 			dev.Index, dev.Name, dev.AltNames = r.Baseline.Netdev.Index, r.Baseline.Netdev.Name, r.Baseline.Netdev.AltNames
-			r.Baseline.Netdev = &dev
+			r.Baseline.Netdev, r.Baseline.Tuning = &dev, known.Tuning
 		}
 	} else {
 		live, err := d.host.Read(d.pf, d.id.Index)
@@ -263,9 +267,10 @@ func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, n
 		iface.Mac = r.Wanted.MAC.String()
 	}
 	result.Interfaces = []*types100.Interface{iface}
+	var dev vf.Netdev
 	if r.Baseline.Netdev != nil {
-		dev, err := d.moveIn(ctx, c, r, pod)
-		if err != nil {
+		var err error
+		if dev, err = d.moveIn(ctx, c, r, pod); err != nil {
 			return nil, err
 		}
 		iface.Mac, iface.Mtu = dev.MAC.String(), dev.MTU
@@ -290,15 +295,26 @@ func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, n
 	if r.Baseline.Netdev == nil {
 		return result, nil // the pod's own driver has to use them
 	}
-	if err := netlinks.Configure(ctx, ns, c.IfName, result.IPs, result.Routes); err != nil {
-		return nil, coded(types.ErrInvalidNetworkConfig, err)
+	return result, d.configure(ctx, c, dev, pod, ns, result)
+}
+
+// configure gives the interface its addresses and routes, and tells the neighbours.
+func (d *device) configure(ctx context.Context, c *call, dev vf.Netdev, pod *vf.Conn, ns *netns.Netns, result *types100.Result) error {
+	inPod := netlinks.Interface{Index: dev.Index, Name: dev.Name, MAC: dev.MAC[:], HasCarrier: func() (bool, error) {
+		now, err := pod.Get(dev.Index)
+		return now.Carrier, err
+	}}
+	if err := netlinks.Configure(ns, inPod, result.IPs, result.Routes); err != nil {
+		return coded(types.ErrInvalidNetworkConfig, err)
 	}
-	if how, err := netlinks.Announce(ctx, ns, c.IfName, result.IPs); err != nil {
+	how, err := netlinks.Announce(ctx, ns, inPod, result.IPs)
+	switch {
+	case err != nil:
 		c.log.Warn("cannot announce the pod's addresses: neighbours may know an old MAC for a while", "error", err)
-	} else if how != "" {
+	case how != "":
 		c.log.Info("the pod's addresses are announced later", "how", how)
 	}
-	return result, nil
+	return nil
 }
 
 // settingError says what the driver did not take; the reader is whoever wrote the network definition.

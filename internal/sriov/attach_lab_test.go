@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -152,6 +153,8 @@ func TestHostilePod(t *testing.T) {
 		"MTU, queue, group, alias": {{"link", "set", "net1", "mtu", "1300", "txqueuelen", "17", "group", "5", "alias", "mine"}},
 		"MAC":                      {{"link", "set", "net1", "down"}, {"link", "set", "net1", "address", "02:de:ad:00:00:01"}},
 		"GSO limits":               {{"link", "set", "net1", "gso_max_size", "1500", "gso_max_segs", "7"}},
+		"offloads":                 {{"ethtool", "-K", "net1", "tso", "off", "rx", "off", "gro", "off"}},
+		"rings":                    {{"ethtool", "-G", "net1", "rx", "512", "tx", "128"}},
 		"a name full of signs":     {{"link", "set", "net1", "down"}, {"link", "set", "net1", "name", "$(rm)-;%d\\n"}},
 	}
 	for name, commands := range tests {
@@ -168,10 +171,15 @@ func TestHostilePod(t *testing.T) {
 				c := p.conf(d, conf{"vlan": 5})
 				p.call("ADD", c).must(t)
 				for _, args := range commands {
+					args = slices.Clone(args)
 					for i := range args {
 						if args[i] == "PF" {
 							args[i] = pf.Name
 						}
+					}
+					if args[0] == "ethtool" {
+						n.ip(append([]string{"netns", "exec", p.ns}, args...)...)
+						continue
 					}
 					n.ip(append([]string{"-n", p.ns}, args...)...)
 				}

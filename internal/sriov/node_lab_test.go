@@ -31,7 +31,7 @@ import (
 // These tests run the built plugin as a container runtime would, on VFs of real drivers: in the lab, as root.
 //
 //	make build && go test -tags lab -exec "$PWD/bin/lab run --" ./internal/sriov/
-var binary = flag.String("sriov-binary", "../../bin/sriov-cni", "the CNI plugin to test, another one to compare")
+var plugin = flag.String("sriov-binary", "../../bin/sriov-cni", "the CNI plugin to test, another one to compare")
 
 const (
 	numVFs  = 3
@@ -49,6 +49,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	if len(os.Args) > 2 && os.Args[1] == "be-traced" {
+		fmt.Fprintln(os.Stderr, "run the traced program:", beTraced(os.Args[2:]))
+		os.Exit(1)
 	}
 	flag.Parse()
 	if err := prepare(); err != nil {
@@ -79,6 +83,11 @@ func beIPAM() error {
 		if err := os.WriteFile(lease, nil, 0o600); err != nil {
 			return err
 		}
+	case "GC": // of everything
+		if err := os.RemoveAll(leases); err != nil {
+			return err
+		}
+		return os.Mkdir(leases, 0o700)
 	case "DEL":
 		if err := os.Remove(lease); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -102,7 +111,7 @@ func beIPAM() error {
 }
 
 func prepare() error {
-	if err := fresh(*binary); err != nil {
+	if err := fresh(*plugin); err != nil {
 		return err
 	}
 	for _, module := range []string{"igb", "igbvf"} {
@@ -239,6 +248,7 @@ type state struct {
 	Settings vf.Settings
 	Netdev   vf.Netdev
 	Features string
+	Rings    string
 }
 
 func (n *node) state(d *pci.Device) state {
@@ -272,12 +282,14 @@ func (n *node) stateNow(d *pci.Device) (s state, err error) {
 	}
 	s.Netdev.Index = 0       // may change with a rebind
 	s.Netdev.Carrier = false // not ours
-	out, err := exec.Command("ethtool", "-k", s.Netdev.Name).Output()
-	if err != nil {
-		return s, fmt.Errorf("ethtool -k %s: %w", s.Netdev.Name, err)
+	for option, field := range map[string]*string{"-k": &s.Features, "-g": &s.Rings} {
+		out, err := exec.Command("ethtool", option, s.Netdev.Name).Output()
+		if err != nil {
+			return s, fmt.Errorf("ethtool %s %s: %w", option, s.Netdev.Name, err)
+		}
+		// The first line is the name.
+		_, *field, _ = strings.Cut(string(out), "\n")
 	}
-	// The first line is the name.
-	_, s.Features, _ = strings.Cut(string(out), "\n")
 	return s, nil
 }
 
@@ -338,7 +350,7 @@ func (i invocation) command(ctx context.Context, out *bytes.Buffer) (*exec.Cmd, 
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, *binary)
+	cmd := exec.CommandContext(ctx, *plugin)
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+i.verb, "CNI_CONTAINERID="+i.id, "CNI_NETNS="+i.ns, "CNI_IFNAME="+i.ifName,
 		"CNI_ARGS="+i.args, "CNI_PATH="+cniPath())
 	cmd.Stdin, cmd.Stdout = bytes.NewReader(stdin), out

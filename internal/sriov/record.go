@@ -84,6 +84,7 @@ type Identity struct {
 type Baseline struct {
 	Settings vf.Settings `json:"settings"`
 	Netdev   *vf.Netdev  `json:"netdev,omitempty"`
+	Tuning   vf.Tuning   `json:"tuning,omitzero"`
 }
 
 // ownMAC reports whether the PF showed the MAC that the VF had chosen itself. igb does so while no MAC is set on the PF,

@@ -138,7 +138,9 @@ func TestSite(t *testing.T) {
 // ownMAC decides whether DEL gives the choice of its MAC back to the VF.
 func TestOwnMAC(t *testing.T) {
 	mac, other := vf.MAC{2, 0, 0, 0, 0, 1}, vf.MAC{2, 0, 0, 0, 0, 2}
-	with := func(pf *vf.MAC, dev *vf.Netdev) Baseline { return Baseline{vf.Settings{MAC: pf}, dev} }
+	with := func(pf *vf.MAC, dev *vf.Netdev) Baseline {
+		return Baseline{Settings: vf.Settings{MAC: pf}, Netdev: dev}
+	}
 	tests := map[string]struct {
 		baseline Baseline
 		have     vf.MAC

@@ -151,7 +151,8 @@ func (d *device) resetNetdev(ctx context.Context, r *Record) error {
 		want.GSOMaxSize, want.GSOMaxSegs, want.GROMaxSize, want.AltNames = dev.GSOMaxSize, dev.GSOMaxSegs, dev.GROMaxSize, dev.AltNames
 	}
 	now, err := d.host.Reset(dev, want)
-	if err != nil {
+	// Under the name that it has, even if that is not the one it should have.
+	if err = errors.Join(err, vf.ResetTuning(now.Name, r.Baseline.Tuning)); err != nil {
 		return err
 	}
 	// Taken without an error is not yet done: igbvf ignores a MAC that the PF does not allow, and udev may rename.
