@@ -1,0 +1,153 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestPodGetsVF follows one VF into a pod and back.
+func TestPodGetsVF(t *testing.T) {
+	before := mustLook(t)
+	const mac = "02:00:00:00:64:01"
+	p := pod{name: "one", networks: `[{"name": "vlan100", "mac": "` + mac + `"}]`, vfs: 1}
+	p.create(t)
+	p.running(t)
+	address := p.device(t)
+
+	t.Run("PF entry", func(t *testing.T) {
+		now := mustLook(t).VFs[address]
+		want := before.VFs[address]
+		want.Entry.MAC, want.Entry.VLAN, want.Entry.QoS, want.Entry.SpoofCheck = mac, 100, 3, true
+		want.Link = nil // it is in the pod
+		if diff := cmp.Diff(want, now); diff != "" {
+			t.Errorf("VF %s (-want +got):\n%s", address, diff)
+		}
+	})
+	t.Run("other VFs", func(t *testing.T) {
+		want, now := before.VFs, mustLook(t).VFs
+		now[address] = want[address]
+		if diff := cmp.Diff(want, now); diff != "" {
+			t.Errorf("they changed (-before +now):\n%s", diff)
+		}
+	})
+	t.Run("pod", func(t *testing.T) {
+		out, err := p.exec(t.Context(), "ip", "addr", "show", "net1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{mac, "inet 10.56.100.", ",UP", "mtu 1500"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("net1 lacks %q:\n%s", want, out)
+			}
+		}
+	})
+	t.Run("network-status", func(t *testing.T) {
+		status := p.status(t)
+		if len(status) != 2 || !status[0].Default || status[0].Interface != "eth0" {
+			t.Fatalf("want the default network on eth0, then one more: %+v", status)
+		}
+		got := status[1]
+		if got.Name != "e2e/vlan100" || got.Interface != "net1" || got.MAC != mac || len(got.IPs) != 1 {
+			t.Errorf("want e2e/vlan100 on net1 with MAC %s and one address: %+v", mac, got)
+		}
+		if got.DeviceInfo == nil || got.DeviceInfo.PCI.Address != address {
+			t.Errorf("want device-info of VF %s: %+v", address, got.DeviceInfo)
+		}
+	})
+	p.remove(t.Context(), t)
+	unchanged(t, before)
+}
+
+// TestPodsTalkOverVFs has frames go from VF to VF, and stay in their VLAN.
+func TestPodsTalkOverVFs(t *testing.T) {
+	before := mustLook(t)
+	a := pod{name: "a", networks: "vlan100", vfs: 1}
+	b := pod{name: "b", networks: "vlan100", vfs: 1}
+	other := pod{name: "other", networks: "vlan200@lan0", vfs: 1}
+	for _, p := range []pod{a, b, other} {
+		p.create(t)
+	}
+	addrs := make(map[pod]string)
+	for _, p := range []pod{a, b, other} {
+		p.running(t)
+		addrs[p] = p.status(t)[1].IPs[0]
+	}
+	// Carrier comes seconds after a VF is up, and first frames are late.
+	eventually(t, "a to reach b", func(ctx context.Context) error { return a.pings(ctx, "net1", addrs[b]) })
+	eventually(t, "b to reach a", func(ctx context.Context) error { return b.pings(ctx, "net1", addrs[a]) })
+	// Both are in one subnet and on one wire, so only the VLAN keeps them apart.
+	if err := a.pings(t.Context(), "net1", addrs[other]); err == nil {
+		t.Error("a pod on VLAN 100 reaches one on VLAN 200")
+	}
+	for _, p := range []pod{a, b, other} {
+		p.remove(t.Context(), t)
+	}
+	unchanged(t, before)
+}
+
+// TestTwoVFsInOnePod asks for a network twice, by both forms of name.
+func TestTwoVFsInOnePod(t *testing.T) {
+	before := mustLook(t)
+	p := pod{name: "two", networks: "vlan100, e2e/vlan200@data0", vfs: 2}
+	p.create(t)
+	p.running(t)
+	var got []string
+	devices := make(map[string]bool)
+	for _, n := range p.status(t)[1:] {
+		got = append(got, n.Name+" "+n.Interface)
+		if n.DeviceInfo != nil {
+			devices[n.DeviceInfo.PCI.Address] = true
+		}
+	}
+	if diff := cmp.Diff([]string{"e2e/vlan100 net1", "e2e/vlan200 data0"}, got); diff != "" {
+		t.Errorf("networks (-want +got):\n%s", diff)
+	}
+	if len(devices) != 2 {
+		t.Errorf("the networks have VFs %v, want two", devices)
+	}
+	p.remove(t.Context(), t)
+	unchanged(t, before)
+}
+
+// TestNoNetworks is what most pods are: they get the default network, and network-status all the same.
+func TestNoNetworks(t *testing.T) {
+	before := mustLook(t)
+	p := pod{name: "plain"}
+	p.create(t)
+	p.running(t)
+	if status := p.status(t); len(status) != 1 || !status[0].Default || status[0].Interface != "eth0" {
+		t.Errorf("want the default network on eth0 alone: %+v", status)
+	}
+	p.remove(t.Context(), t)
+	unchanged(t, before)
+}
+
+// TestMoreVFsThanFree has a pod wait for VFs until there are enough.
+func TestMoreVFsThanFree(t *testing.T) {
+	before := mustLook(t)
+	holder := pod{name: "holder", vfs: 1}
+	holder.create(t)
+	holder.running(t)
+	waiting := pod{name: "waiting", vfs: len(before.VFs)}
+	waiting.create(t)
+	waiting.event(t, "FailedScheduling", "Insufficient "+resource)
+	holder.remove(t.Context(), t)
+	waiting.running(t)
+	out, err := waiting.exec(t.Context(), "printenv", "PCIDEVICE_INTEL_COM_SRIOV")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(strings.Split(out, ",")); n != len(before.VFs) {
+		err = errors.Join(err, fmt.Errorf("it got %d VFs (%s), want %d", n, out, len(before.VFs)))
+		t.Error(err)
+	}
+	waiting.remove(t.Context(), t)
+	unchanged(t, before)
+}

@@ -1,0 +1,148 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+const (
+	namespace = "e2e"
+	resource  = "intel.com/sriov"
+
+	// patience bounds a wait for anything. A VM without hardware support on a busy machine is some 20 times slower than
+	// a node; what passes, passes long before.
+	patience = 4 * time.Minute
+)
+
+// client is the cluster's, with all rights.
+var client kubernetes.Interface
+
+func TestMain(m *testing.M) {
+	if err := deploy(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "deploy:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// deploy applies conf/ as a user would, and waits until the node offers its VFs and the meta CNI is what containerd calls.
+func deploy(ctx context.Context) error {
+	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	if err != nil {
+		return fmt.Errorf("find the cluster (bin/cluster run starts one): %w", err)
+	}
+	config.QPS = -1 // the API server is ours alone
+	if client, err = kubernetes.NewForConfig(config); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := kubectl(ctx, "apply", "-k", "../../conf"); err != nil {
+		return err
+	}
+	// The API server takes some time to serve a definition.
+	err = poll(ctx, func(ctx context.Context) error { return kubectl(ctx, "apply", "-f", "testdata/networks.yaml") })
+	if err != nil {
+		return err
+	}
+	if err := poll(ctx, deployed); err != nil {
+		return err
+	}
+	fmt.Printf("deployed in %s\n", time.Since(start).Round(time.Second))
+	return nil
+}
+
+// deployed says what is still missing.
+func deployed(ctx context.Context) error {
+	sets, err := client.AppsV1().DaemonSets("viaduct").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	if len(sets.Items) != 2 {
+		return fmt.Errorf("%d DaemonSets in namespace viaduct, want 2", len(sets.Items))
+	}
+	for _, s := range sets.Items {
+		if !rolledOut(s) {
+			return fmt.Errorf("DaemonSet %s: %+v", s.Name, s.Status)
+		}
+	}
+	if _, err := os.Stat("/etc/cni/net.d/00-viaduct.conflist"); err != nil {
+		return err
+	}
+	vfs, err := filepath.Glob("/sys/bus/pci/devices/*/physfn")
+	if err != nil {
+		return err
+	}
+	if free, err := allocatable(ctx); err != nil || free != len(vfs) {
+		return errors.Join(err, fmt.Errorf("the node offers %d %s, it has %d VFs", free, resource, len(vfs)))
+	}
+	return nil
+}
+
+func rolledOut(s appsv1.DaemonSet) bool {
+	return s.Status.ObservedGeneration == s.Generation && s.Status.DesiredNumberScheduled > 0 &&
+		s.Status.NumberReady == s.Status.DesiredNumberScheduled
+}
+
+// allocatable is how many VFs the node offers, allocated ones included.
+func allocatable(ctx context.Context) (int, error) {
+	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, err
+	}
+	quantity := nodes.Items[0].Status.Allocatable[resource]
+	return int(quantity.Value()), nil
+}
+
+func kubectl(ctx context.Context, args ...string) error {
+	_, err := output(ctx, "kubectl", args...)
+	return err
+}
+
+// output is what a command prints. Its error holds what it says about it.
+func output(ctx context.Context, name string, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, name, args...).Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		err = fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(exit.Stderr)))
+	}
+	return string(out), err
+}
+
+// poll calls check until it returns nil, for patience at most. Its error is then check's last.
+func poll(ctx context.Context, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not after %s: %w", patience, err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// eventually is poll for a test: what completes "waiting for …".
+func eventually(t *testing.T, what string, check func(context.Context) error) {
+	t.Helper()
+	if err := poll(t.Context(), check); err != nil {
+		t.Fatalf("waiting for %s: %v", what, err)
+	}
+}

@@ -1,0 +1,184 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const (
+	networksAnnotation = "k8s.v1.cni.cncf.io/networks"
+	statusAnnotation   = "k8s.v1.cni.cncf.io/network-status"
+)
+
+// A pod is one of the test's.
+type pod struct {
+	name     string
+	networks string // the annotation; none if empty
+	vfs      int    // of the resource that it requests
+}
+
+// create makes the pod. When the test ends it is deleted, and gone.
+func (p pod) create(t *testing.T) {
+	t.Helper()
+	spec := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: p.name, Namespace: namespace},
+		Spec: corev1.PodSpec{
+			TerminationGracePeriodSeconds: new(int64), // its shell heeds no signal
+			Containers: []corev1.Container{{
+				Name: "main", Image: "localhost/busybox:1", Command: []string{"sleep", "2147483647"},
+			}},
+		},
+	}
+	if p.networks != "" {
+		spec.Annotations = map[string]string{networksAnnotation: p.networks}
+	}
+	if p.vfs > 0 {
+		n := corev1.ResourceList{resource: *apiresource.NewQuantity(int64(p.vfs), apiresource.DecimalSI)}
+		spec.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: n, Limits: n}
+	}
+	if _, err := client.CoreV1().Pods(namespace).Create(t.Context(), spec, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.remove(context.WithoutCancel(t.Context()), t) })
+}
+
+// remove deletes the pod, if it is there, and waits until it is gone.
+func (p pod) remove(ctx context.Context, t *testing.T) {
+	t.Helper()
+	err := client.CoreV1().Pods(namespace).Delete(ctx, p.name, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
+	err = poll(ctx, func(ctx context.Context) error {
+		_, err := client.CoreV1().Pods(namespace).Get(ctx, p.name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(err, fmt.Errorf("pod %s is still there", p.name))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// get reads the pod from the API.
+func (p pod) get(ctx context.Context) (*corev1.Pod, error) {
+	return client.CoreV1().Pods(namespace).Get(ctx, p.name, metav1.GetOptions{})
+}
+
+// running waits until the pod runs.
+func (p pod) running(t *testing.T) {
+	t.Helper()
+	eventually(t, "pod "+p.name+" to run", func(ctx context.Context) error {
+		got, err := p.get(ctx)
+		if err != nil {
+			return err
+		}
+		if got.Status.Phase != corev1.PodRunning {
+			return fmt.Errorf("it is %s; events: %s", got.Status.Phase, p.events(ctx))
+		}
+		return nil
+	})
+}
+
+// exec runs a command in the pod and returns what it prints.
+func (p pod) exec(ctx context.Context, argv ...string) (string, error) {
+	args := append([]string{"exec", "--namespace", namespace, p.name, "--"}, argv...)
+	out, err := output(ctx, "kubectl", args...)
+	return strings.TrimSpace(out), err
+}
+
+// device is the PCI address of the pod's only VF, as its environment has it.
+func (p pod) device(t *testing.T) string {
+	t.Helper()
+	out, err := p.exec(t.Context(), "printenv", "PCIDEVICE_INTEL_COM_SRIOV")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// A podNetwork is an entry of network-status.
+type podNetwork struct {
+	Name       string   `json:"name"`
+	Interface  string   `json:"interface"`
+	IPs        []string `json:"ips"`
+	MAC        string   `json:"mac"`
+	Default    bool     `json:"default"`
+	DeviceInfo *struct {
+		PCI struct {
+			Address string `json:"pci-address"`
+		} `json:"pci"`
+	} `json:"device-info"`
+}
+
+// status is the pod's network-status.
+func (p pod) status(t *testing.T) []podNetwork {
+	t.Helper()
+	var status []podNetwork
+	eventually(t, "the network-status of "+p.name, func(ctx context.Context) error {
+		got, err := p.get(ctx)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal([]byte(got.Annotations[statusAnnotation]), &status)
+	})
+	return status
+}
+
+// event waits for an event on the pod that holds all the words.
+func (p pod) event(t *testing.T, reason string, words ...string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("an event %s on pod %s that says %q", reason, p.name, words), func(ctx context.Context) error {
+		got := p.events(ctx)
+		says := func(event string) bool {
+			return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(event, w) })
+		}
+		for _, e := range got {
+			if strings.HasPrefix(e, reason+": ") && says(e) {
+				t.Logf("event: %s", e)
+				return nil
+			}
+		}
+		return fmt.Errorf("its events: %q", got)
+	})
+}
+
+// events are the pod's, each "reason: message".
+func (p pod) events(ctx context.Context) []string {
+	list, err := client.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + p.name})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var events []string
+	for _, e := range list.Items {
+		events = append(events, e.Reason+": "+e.Message)
+	}
+	return events
+}
+
+// pings reports whether the pod reaches addr through its link.
+func (p pod) pings(ctx context.Context, link, addr string) error {
+	_, err := p.exec(ctx, "ping", "-c", "1", "-W", "3", "-I", link, addr)
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("no answer to %s from %s: %w", p.name, addr, err)
+	}
+	return nil
+}
