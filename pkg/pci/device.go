@@ -10,7 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -104,7 +104,8 @@ const devicesDir = "sys/bus/pci/devices"
 // it was read.
 func Read(root string, a Address) (*Device, error) {
 	r := newReader(root)
-	d, err := r.device(a)
+	defer r.close()
+	d, err := r.device(a, nil)
 	if err != nil {
 		return nil, fmt.Errorf("read PCI device %s: %w", a, err)
 	}
@@ -118,12 +119,17 @@ func Read(root string, a Address) (*Device, error) {
 	return d, nil
 }
 
-// device reads everything of a function but a VF's index, which its PF knows: a VF comes back with index 0.
-func (r *reader) device(a Address) (*Device, error) {
-	dir := path.Join(r.root, devicesDir, a.String())
+// device reads everything of a function but a VF's index, which its PF knows: a VF comes back with index 0. With wanted,
+// it gives nil for a class that is not.
+func (r *reader) device(a Address, wanted func(class uint32) bool) (*Device, error) {
+	dir := r.function(a)
+	defer dir.close()
 	class, ok := r.hex(dir, "class")
 	if !ok {
 		return nil, ErrNoDevice
+	}
+	if wanted != nil && !wanted(class) {
+		return nil, nil
 	}
 	d := &Device{Address: a, Class: class, NUMANode: -1, VFIndex: -1}
 	vendor, ok1 := r.hex(dir, "vendor")
@@ -155,34 +161,35 @@ func (r *reader) device(a Address) (*Device, error) {
 }
 
 // binding reads what a driver change changes.
-func (r *reader) binding(d *Device, dir string) {
+func (r *reader) binding(d *Device, dir dir) {
 	d.Driver = r.name(r.link(dir, "driver"))
 	d.IOMMUGroup = r.link(dir, "iommu_group")
 	d.VFIO = strings.Contains(d.Driver, "vfio") && r.vfio(dir) != nil
 }
 
-func (r *reader) interfaces(d *Device, dir string) {
+func (r *reader) interfaces(d *Device, dir dir) {
 	if d.BaseClass() != ClassNetwork {
 		return
 	}
 	d.RDMA = r.list(dir, "infiniband")
+	prefix := "net"
 	if d.Driver == "virtio-pci" {
 		// The function holds a virtio device, and that the interface.
 		if children := r.matching(dir, "virtio"); len(children) > 0 {
-			dir += "/" + children[0]
+			prefix = children[0] + "/net"
 		}
 	}
-	for _, name := range r.list(dir, "net") {
-		folder := dir + "/net/" + name
+	for _, name := range r.list(dir, prefix) {
+		folder := prefix + "/" + name
 		n := Netdev{Name: name}
 		var ok bool
-		if n.Index, ok = r.number(folder, "ifindex"); !ok {
+		if n.Index, ok = r.number(dir, folder+"/ifindex"); !ok {
 			continue // it was moved or renamed while we read
 		}
-		n.Type, _ = r.number(folder, "type")
+		n.Type, _ = r.number(dir, folder+"/type")
 		if !d.IsVF() {
-			n.PhysPortName, _ = r.text(folder, "phys_port_name")
-			carrier, _ := r.number(folder, "carrier") // EINVAL while the interface is down
+			n.PhysPortName, _ = r.text(dir, folder+"/phys_port_name")
+			carrier, _ := r.number(dir, folder+"/carrier") // EINVAL while the interface is down
 			n.Up = carrier == 1
 		}
 		d.Netdevs = append(d.Netdevs, n)
@@ -190,7 +197,7 @@ func (r *reader) interfaces(d *Device, dir string) {
 }
 
 // vfs reads a PF's virtfnN links, in order of N.
-func (r *reader) vfs(dir string) []Address {
+func (r *reader) vfs(dir dir) []Address {
 	count, _ := r.number(dir, "sriov_numvfs")
 	var vfs []Address
 	for i := range count {
@@ -204,7 +211,8 @@ func (r *reader) vfs(dir string) []Address {
 // vfIndex finds vf among the PF's links, -1 if it is not there. The SR-IOV capability's offset and stride say where to
 // look first; only the link itself is believed.
 func (r *reader) vfIndex(pf, vf Address) int {
-	dir := path.Join(r.root, devicesDir, pf.String())
+	dir := r.function(pf)
+	defer dir.close()
 	is := func(i int) bool {
 		a, err := ParseAddress(r.link(dir, "virtfn"+strconv.Itoa(i)))
 		return err == nil && a == vf
@@ -227,16 +235,16 @@ func (r *reader) vfIndex(pf, vf Address) int {
 
 // Addresses lists the functions that sysfs has below root, sorted.
 func Addresses(root string) ([]Address, error) {
-	names, err := readNames(filepath.Join(root, devicesDir))
+	entries, err := os.ReadDir(filepath.Join(root, devicesDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // a machine without a PCI bus
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list PCI devices: %w", err)
 	}
-	addresses := make([]Address, 0, len(names))
-	for _, name := range names {
-		a, err := ParseAddress(name)
+	addresses := make([]Address, 0, len(entries))
+	for _, e := range entries {
+		a, err := ParseAddress(e.Name())
 		if err != nil {
 			return nil, fmt.Errorf("list PCI devices below %s: %w", root, err)
 		}

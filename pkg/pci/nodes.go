@@ -1,8 +1,6 @@
 package pci
 
 import (
-	"path"
-	"strconv"
 	"strings"
 )
 
@@ -39,7 +37,9 @@ type RDMANodes struct {
 // host's /dev has.
 func ReadNodes(root string, a Address) Nodes {
 	r := newReader(root)
-	dir := path.Join(r.root, devicesDir, a.String())
+	defer r.close()
+	dir := r.function(a)
+	defer dir.close()
 	var n Nodes
 	n.VFIO = r.vfio(dir)
 	if uio := r.list(dir, "uio"); len(uio) > 0 {
@@ -55,10 +55,14 @@ func ReadNodes(root string, a Address) Nodes {
 }
 
 // Misc gives the path of a node that belongs to no device, such as vhost-net's: empty if the kernel has no such device.
-func Misc(root, name, node string) string { return newReader(root).misc(name, node) }
+func Misc(root, name, node string) string {
+	r := newReader(root)
+	defer r.close()
+	return r.misc(name, node)
+}
 
 func (r *reader) misc(name, node string) string {
-	if r.exists(path.Join(r.root, "sys/class/misc"), name) {
+	if r.root.exists("sys/class/misc/" + name) {
 		return node
 	}
 	return ""
@@ -66,7 +70,7 @@ func (r *reader) misc(name, node string) string {
 
 // vfio asks for what vfio made, not for the driver's name: variants such as mlx5_vfio_pci make the same. Kernels before 6.1
 // make no folder, so there the name has to do. A group alone says nothing: functions without isolation share one.
-func (r *reader) vfio(dir string) *VFIONodes {
+func (r *reader) vfio(dir dir) *VFIONodes {
 	devices := r.list(dir, "vfio-dev")
 	if len(devices) == 0 && !strings.Contains(r.link(dir, "driver"), "vfio") {
 		return nil
@@ -74,15 +78,15 @@ func (r *reader) vfio(dir string) *VFIONodes {
 	var v VFIONodes
 	if group := r.link(dir, "iommu_group"); group != "" {
 		host := group
-		if name, _ := r.text(path.Join(r.root, "sys/kernel/iommu_groups", group), "name"); name == "vfio-noiommu" {
+		if name, _ := r.text(r.root, "sys/kernel/iommu_groups/"+group+"/name"); name == "vfio-noiommu" {
 			host = "noiommu-" + group
 		}
-		if r.exists(path.Join(r.root, "sys/class/vfio"), host) {
+		if r.root.exists("sys/class/vfio/" + host) {
 			v.Container, v.Group, v.InContainer = "/dev/vfio/vfio", "/dev/vfio/"+host, "/dev/vfio/"+group
 		}
 	}
 	// The class has a node for it only with iommufd; the folder alone is there on every kernel since 6.1.
-	if len(devices) > 0 && r.exists(dir+"/vfio-dev/"+devices[0], "dev") {
+	if len(devices) > 0 && dir.exists("vfio-dev/"+devices[0]+"/dev") {
 		v.Device, v.IOMMUFD = "/dev/vfio/devices/"+devices[0], r.misc("iommu", "/dev/iommu")
 	}
 	if v == (VFIONodes{}) {
@@ -91,13 +95,13 @@ func (r *reader) vfio(dir string) *VFIONodes {
 	return &v
 }
 
-func (r *reader) rdma(dir, name string) RDMANodes {
+func (r *reader) rdma(dir dir, name string) RDMANodes {
 	n := RDMANodes{Name: name}
 	if verbs := r.list(dir, "infiniband_verbs"); len(verbs) > 0 {
-		n.Verbs = "/dev/infiniband/" + r.ofDevice(dir+"/infiniband_verbs", verbs, name)
+		n.Verbs = "/dev/infiniband/" + r.ofDevice(dir, "infiniband_verbs", verbs, name)
 	}
 	for _, mad := range r.list(dir, "infiniband_mad") {
-		if owner, ok := r.text(dir+"/infiniband_mad/"+mad, "ibdev"); ok && owner != name {
+		if owner, ok := r.text(dir, "infiniband_mad/"+mad+"/ibdev"); ok && owner != name {
 			continue
 		}
 		switch {
@@ -111,9 +115,9 @@ func (r *reader) rdma(dir, name string) RDMANodes {
 }
 
 // ofDevice picks the entry whose ibdev attribute names the RDMA device; the first where none says.
-func (r *reader) ofDevice(dir string, entries []string, device string) string {
+func (r *reader) ofDevice(dir dir, folder string, entries []string, device string) string {
 	for _, e := range entries {
-		if owner, ok := r.text(dir+"/"+e, "ibdev"); ok && owner == device {
+		if owner, ok := r.text(dir, folder+"/"+e+"/ibdev"); ok && owner == device {
 			return e
 		}
 	}
@@ -124,13 +128,13 @@ func (r *reader) ofDevice(dir string, entries []string, device string) string {
 // none.
 func PartitionKey(root string, d *Device) string {
 	r := newReader(root)
+	defer r.close()
+	dir := r.function(d.Address)
+	defer dir.close()
 	for _, name := range d.RDMA {
-		dir := path.Join(r.root, devicesDir, d.Address.String(), "infiniband", name, "ports")
-		for _, port := range r.list(dir, "") {
-			if _, err := strconv.Atoi(port); err != nil {
-				continue
-			}
-			if key, ok := r.text(path.Join(dir, port, "pkeys"), "0"); ok {
+		ports := "infiniband/" + name + "/ports"
+		for _, port := range r.list(dir, ports) {
+			if key, ok := r.text(dir, ports+"/"+port+"/pkeys/0"); ok {
 				return strings.ToLower(key)
 			}
 		}

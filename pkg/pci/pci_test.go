@@ -266,14 +266,3 @@ func names(s *pci.Snapshot) (names []string) {
 	}
 	return names
 }
-
-func BenchmarkScan(b *testing.B) {
-	tree := pcitest.New(b)
-	tree.AddLarge(16, 256)
-	b.ReportAllocs()
-	for b.Loop() {
-		if s, err := pci.Scan(tree.Root); err != nil || len(s.Devices()) != 16*257 {
-			b.Fatal(len(s.Devices()), err)
-		}
-	}
-}

@@ -1,62 +1,80 @@
 package pci
 
 import (
-	"os"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// A reader reads sysfs attributes. A scan of 16 PFs with 256 VFs each reads some 50,000 of them, so it opens files without
-// os.File (which would register each with the runtime's poller), in one buffer, and gives equal names one string.
+// A reader reads sysfs attributes. A scan of 16 PFs with 256 VFs each reads some 50,000 of them, and what that costs is
+// system calls and the walk of paths. So it opens a function's folder once and names what is in it from there, reads each
+// attribute by one call, without os.File (which would ask the runtime's poller about each), and gives equal names one
+// string.
 type reader struct {
-	root string
+	root dir
 	buf  [4096]byte // an attribute is at most a page
-	path []byte
 	seen map[string]string
 	ids  map[uint32]string
 }
+
+// A dir is an open folder; noDir is one that is not there, in which nothing is found.
+type dir int
+
+const noDir dir = -1
 
 func newReader(root string) *reader {
 	if root == "" {
 		root = "/"
 	}
-	return &reader{root: root, seen: map[string]string{}, ids: map[uint32]string{}}
+	return &reader{root: open(unix.AT_FDCWD, root), seen: map[string]string{}, ids: map[uint32]string{}}
 }
 
-// join makes dir/name as a C string in a buffer that the next join overwrites.
-func (r *reader) join(dir, name string) *byte {
-	r.path = append(r.path[:0], dir...)
-	r.path = append(r.path, '/')
-	r.path = append(r.path, name...)
-	r.path = append(r.path, 0)
-	return &r.path[0]
+func (r *reader) close() { r.root.close() }
+
+func open(at int, name string) dir {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return noDir
+	}
+	return dir(fd)
 }
 
-// raw reads an attribute without the white space around it. Nil, false: it is not there, or the driver refuses to say.
-func (r *reader) raw(dir, name string) ([]byte, bool) {
-	r.join(dir, name)
-	fd, err := openat(r.path)
+func (d dir) open(name string) dir { return open(int(d), name) }
+
+func (d dir) close() {
+	if d != noDir {
+		_ = unix.Close(int(d)) // nothing was written
+	}
+}
+
+func retry(call func() (int, error)) (n int, err error) {
+	for {
+		if n, err = call(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// function opens the folder of a PCI function.
+func (r *reader) function(a Address) dir { return r.root.open(devicesDir + "/" + a.String()) }
+
+// raw reads an attribute without the white space at its end, into a buffer that the next call overwrites. Nil, false: it
+// is not there, or the driver refuses to say.
+func (r *reader) raw(d dir, name string) ([]byte, bool) {
+	fd, err := retry(func() (int, error) { return unix.Openat(int(d), name, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return nil, false
 	}
-	defer func() { _ = unix.Close(fd) }() // nothing was written
-	n := 0
-	for n < len(r.buf) {
-		m, err := unix.Read(fd, r.buf[n:])
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, false
-		}
-		if m == 0 {
-			break
-		}
-		n += m
+	// sysfs gives all of an attribute to the first read that has room for a page.
+	n, err := retry(func() (int, error) { return unix.Read(fd, r.buf[:]) })
+	_ = unix.Close(fd) // nothing was written
+	if err != nil {
+		return nil, false
 	}
 	b := r.buf[:n]
 	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == ' ') {
@@ -65,22 +83,13 @@ func (r *reader) raw(dir, name string) ([]byte, bool) {
 	return b, true
 }
 
-func openat(path []byte) (int, error) {
-	for {
-		fd, err := unix.Open(unsafe.String(&path[0], len(path)-1), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != unix.EINTR {
-			return fd, err
-		}
-	}
-}
-
-func (r *reader) text(dir, name string) (string, bool) {
-	b, ok := r.raw(dir, name)
+func (r *reader) text(d dir, name string) (string, bool) {
+	b, ok := r.raw(d, name)
 	return string(b), ok
 }
 
-func (r *reader) number(dir, name string) (int, bool) {
-	b, ok := r.raw(dir, name)
+func (r *reader) number(d dir, name string) (int, bool) {
+	b, ok := r.raw(d, name)
 	if !ok {
 		return 0, false
 	}
@@ -89,8 +98,8 @@ func (r *reader) number(dir, name string) (int, bool) {
 }
 
 // hex reads an attribute such as 0x8086.
-func (r *reader) hex(dir, name string) (uint32, bool) {
-	b, ok := r.raw(dir, name)
+func (r *reader) hex(d dir, name string) (uint32, bool) {
+	b, ok := r.raw(d, name)
 	if !ok || len(b) < 3 || len(b) > 10 || b[0] != '0' || b[1] != 'x' {
 		return 0, false
 	}
@@ -109,20 +118,13 @@ func (r *reader) id(v uint32) string {
 }
 
 // link is the last element of what a symbolic link points to; empty if there is none.
-func (r *reader) link(dir, name string) string {
-	r.join(dir, name)
-	n, err := unix.Readlink(unsafe.String(&r.path[0], len(r.path)-1), r.buf[:])
+func (r *reader) link(d dir, name string) string {
+	n, err := unix.Readlinkat(int(d), name, r.buf[:])
 	if err != nil {
 		return ""
 	}
-	target := r.buf[:n]
-	for i := n - 1; i >= 0; i-- {
-		if target[i] == '/' {
-			target = target[i+1:]
-			break
-		}
-	}
-	return string(target)
+	target := string(r.buf[:n])
+	return target[strings.LastIndexByte(target, '/')+1:]
 }
 
 // name gives equal names one string: 4,096 VFs have one driver.
@@ -134,36 +136,35 @@ func (r *reader) name(s string) string {
 	return s
 }
 
+func (d dir) exists(name string) bool {
+	return unix.Faccessat(int(d), name, unix.F_OK, 0) == nil
+}
+
 // list gives the sorted names in a folder; none if it is not there.
-func (r *reader) list(dir, name string) []string {
-	names, err := readNames(dir + "/" + name)
+func (r *reader) list(d dir, name string) (names []string) {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(int(d), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
 		return nil
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was written
+	for {
+		n, err := retry(func() (int, error) { return unix.ReadDirent(fd, r.buf[:]) })
+		if err != nil || n == 0 {
+			break
+		}
+		_, _, names = unix.ParseDirent(r.buf[:n], -1, names)
 	}
 	slices.Sort(names)
 	return names
 }
 
 // matching gives the sorted names in a folder that are prefix and a number.
-func (r *reader) matching(dir, prefix string) []string {
-	return slices.DeleteFunc(r.list(dir, "."), func(name string) bool {
+func (r *reader) matching(d dir, prefix string) []string {
+	return slices.DeleteFunc(r.list(d, "."), func(name string) bool {
 		number, ok := strings.CutPrefix(name, prefix)
 		_, err := strconv.ParseUint(number, 10, 32)
 		return !ok || err != nil
 	})
-}
-
-func readNames(dir string) (names []string, err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // nothing was written
-	return f.Readdirnames(-1)
-}
-
-func (r *reader) exists(dir, name string) bool {
-	r.join(dir, name)
-	var s unix.Stat_t
-	return unix.Lstat(unsafe.String(&r.path[0], len(r.path)-1), &s) == nil
 }

@@ -2,7 +2,6 @@ package pci
 
 import (
 	"errors"
-	"path"
 	"slices"
 )
 
@@ -20,9 +19,10 @@ func Scan(root string) (*Snapshot, error) {
 		return nil, err
 	}
 	r := newReader(root)
+	defer r.close()
 	devices := make([]*Device, 0, len(addresses))
 	for _, a := range addresses {
-		d, err := r.kept(a)
+		d, err := r.device(a, isKept)
 		if errors.Is(err, ErrNoDevice) {
 			continue
 		}
@@ -36,17 +36,8 @@ func Scan(root string) (*Snapshot, error) {
 	return link(devices), nil
 }
 
-// kept reads a function, or gives nil for one of a class that a snapshot leaves out.
-func (r *reader) kept(a Address) (*Device, error) {
-	class, ok := r.hex(path.Join(r.root, devicesDir, a.String()), "class")
-	if !ok {
-		return nil, ErrNoDevice
-	}
-	if base := class >> 16; base != ClassNetwork && base != ClassAccelerator {
-		return nil, nil
-	}
-	return r.device(a)
-}
+// isKept says which classes a snapshot has.
+func isKept(class uint32) bool { return class>>16 == ClassNetwork || class>>16 == ClassAccelerator }
 
 // link gives the VFs their index by their PF's links. A VF that its PF does not list is being made or removed right now:
 // it is left out, and the kernel's event about it brings it in or confirms that it is gone.
@@ -99,9 +90,10 @@ func (s *Snapshot) PF(d *Device) *Device {
 // gone. The others are not read; those that did not change are the same *Device in both snapshots.
 func (s *Snapshot) Refresh(root string, addresses ...Address) (*Snapshot, error) {
 	r := newReader(root)
+	defer r.close()
 	next := &Snapshot{devices: slices.Clone(s.devices)}
 	for _, a := range addresses {
-		d, err := r.kept(a)
+		d, err := r.device(a, isKept)
 		if err != nil && !errors.Is(err, ErrNoDevice) {
 			return nil, err
 		}
