@@ -70,9 +70,14 @@ func (p *Plugin) add(ctx context.Context, c *call) (*types100.Result, error) {
 	if err := d.write(r); err != nil {
 		return nil, err
 	}
-	result, err := d.attach(ctx, c, r, pod, ns)
+	attaching, stop := d.untilCancelled(ctx, c)
+	result, err := d.attach(attaching, c, r, pod, ns)
+	if err == nil {
+		err = calledOff(attaching)
+	}
+	stop()
 	if err != nil {
-		// Not under ctx: an ADD that was called off has to be undone all the same.
+		// Not under a context that ends: an ADD that was called off has to be undone all the same.
 		return nil, errors.Join(err, d.undo(context.WithoutCancel(ctx), c, r))
 	}
 	r.Phase = Attached
@@ -155,7 +160,7 @@ func (d *device) claim(ctx context.Context, c *call) (*Baseline, error) {
 	case r.Phase == Free:
 		return &r.Baseline, nil
 	}
-	if !r.Owner.is(c.ContainerID, c.IfName) && r.Phase != Removing && alive(r.Netns) {
+	if !r.Owner.is(c.ContainerID, c.IfName) && r.Alive() {
 		return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s belongs to %s (network namespace %s), which has not been deleted yet", d.key(), r.Owner, r.Netns.Path))
 	}
 	c.log.Warn("the VF's last owner was never deleted: putting the VF back first", "owner", r.Owner.String(), "phase", r.Phase)
@@ -261,6 +266,9 @@ func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, n
 	if _, err := d.host.Settle(ctx, d.pf, d.id.Index, want); err != nil {
 		return nil, settingError(c, err)
 	}
+	if err := calledOff(ctx); err != nil {
+		return nil, err
+	}
 	result := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, DNS: c.cfg.DNS}
 	iface := &types100.Interface{PciID: d.key(), Sandbox: c.Netns, Name: c.IfName}
 	if r.Wanted.MAC != nil {
@@ -278,6 +286,9 @@ func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, n
 	if c.cfg.IPAM == "" {
 		return result, nil
 	}
+	if err := calledOff(ctx); err != nil {
+		return nil, err
+	}
 	given, err := d.p.ipamAdd(ctx, c)
 	if err != nil {
 		return nil, err
@@ -287,7 +298,7 @@ func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, n
 	}
 	result.IPs, result.Routes = given.IPs, given.Routes
 	for _, ip := range result.IPs {
-		ip.Interface = types100.Int(0)
+		ip.Interface = new(0)
 	}
 	if c.cfg.DNS.IsEmpty() {
 		result.DNS = given.DNS

@@ -366,3 +366,30 @@ func TestNameCollisions(t *testing.T) {
 		t.Errorf("after the second DEL: %s", diff)
 	}
 }
+
+// A DEL that comes while an ADD hangs calls it off: nothing of it stays, and no process.
+func TestDelBeatsRunningAdd(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	p := n.newPod()
+	c := p.conf(d, conf{"vlan": 5, "ipam": conf{"type": "test-ipam", "hang": "ADD", "addresses": []string{"10.9.0.8/24"}}})
+	added := make(chan error, 1)
+	go func() { _, err := p.call("ADD", c).run(t); added <- err }()
+	if _, err := eventually(func() (int, error) {
+		if len(leaseFiles(t)) == 0 {
+			return 0, os.ErrNotExist
+		}
+		return 0, nil
+	}); err != nil {
+		t.Fatal("the IPAM plugin never ran")
+	}
+	_, err := p.call("DEL", c).run(t)
+	wantCode(t, err, 11, "still running")
+	wantCode(t, <-added, 11, "DEL")
+	p.call("DEL", c).must(t)
+	if problem := n.leftovers(d, before); problem != "" {
+		t.Error(problem)
+	}
+	noProcess(t, "test-ipam")
+}

@@ -179,7 +179,7 @@ func (p *Plugin) collect(ctx context.Context, c *call, key string) error {
 	r, err := readRecord(p.Records, key)
 	if err != nil || !stale(r) {
 		// A corrupt record does not say whose it is; the VF's next ADD sees to it.
-		return nil //nolint:nilerr // see above
+		return nil
 	}
 	address, err := pci.ParseAddress(key)
 	if err != nil {
@@ -191,7 +191,7 @@ func (p *Plugin) collect(ctx context.Context, c *call, key string) error {
 	}
 	defer d.close()
 	if r, err = readRecord(p.Records, key); err != nil || !stale(r) {
-		return nil //nolint:nilerr // somebody was faster
+		return nil // somebody was faster
 	}
 	if r.Boot != d.boot {
 		return p.Records.Remove(key)

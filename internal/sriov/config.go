@@ -139,8 +139,7 @@ func unmarshal(data []byte, in *input) error {
 	if err == nil {
 		return nil
 	}
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("network definition: %s: got %s, want %s", wrong.Field, wrong.Value, jsonName(wrong)), "")
 	}
 	return types.NewError(types.ErrDecodingFailure, "network definition: "+err.Error(), "")

@@ -56,6 +56,9 @@ func (p *Plugin) release(ctx context.Context, c *call) error {
 		c.log.Warn("the VF is no more: dropping its record")
 		return coded(types.ErrIOFailure, p.dropIfOwner(ctx, c, address))
 	}
+	if errors.Is(err, journal.ErrLocked) {
+		return errors.Join(err, p.leaveMark(c, address))
+	}
 	if err != nil {
 		return err
 	}

@@ -10,13 +10,13 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -138,16 +138,16 @@ func prepare() error {
 			return fmt.Errorf("set PF %s up: %w: %s", uplink.Name, err, out)
 		}
 		path := filepath.Join("/sys/bus/pci/devices", pf.Address.String(), "sriov_numvfs")
-		if err := os.WriteFile(path, []byte(strconv.Itoa(numVFs)), 0); err != nil {
+		if err = os.WriteFile(path, []byte(strconv.Itoa(numVFs)), 0); err != nil {
 			return err
 		}
 	}
 	_, err = eventually(func() (int, error) {
-		vfs, err := findVFs()
-		if err == nil && len(vfs) < numVFs*len(pfs) {
-			err = fmt.Errorf("%d VFs with an interface", len(vfs))
+		vfs, findErr := findVFs()
+		if findErr == nil && len(vfs) < numVFs*len(pfs) {
+			findErr = fmt.Errorf("%d VFs with an interface", len(vfs))
 		}
-		return 0, err
+		return 0, findErr
 	})
 	return err
 }
@@ -328,9 +328,7 @@ type conf map[string]any
 
 func (p *pod) conf(d *pci.Device, more conf) conf {
 	c := conf{"cniVersion": "1.1.0", "name": "fast", "type": "sriov", "deviceID": d.Address.String(), "logLevel": "debug"}
-	for k, v := range more {
-		c[k] = v
-	}
+	maps.Copy(c, more)
 	return c
 }
 
@@ -368,11 +366,10 @@ func (i invocation) run(t *testing.T) ([]byte, error) {
 	cmd.Stderr = &log
 	err = cmd.Run()
 	t.Logf("%s %s %s\n%s%s", i.verb, i.id, i.ns, log.Bytes(), out.Bytes())
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		var answer types.Error
 		if json.Unmarshal(out.Bytes(), &answer) != nil || answer.Msg == "" {
-			t.Fatalf("%s: %v without a CNI error on stdout: %q", i.verb, err, out.Bytes())
+			t.Fatalf("%s: %v without a CNI error on stdout: %q", i.verb, exit, out.Bytes())
 		}
 		return nil, &answer
 	}
@@ -486,5 +483,3 @@ func noProcess(t *testing.T, name string) {
 		t.Error(err)
 	}
 }
-
-func kill(cmd *exec.Cmd) { _ = cmd.Process.Signal(syscall.SIGKILL) }

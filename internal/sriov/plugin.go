@@ -222,8 +222,7 @@ func (e *codedError) Unwrap() error { return e.err }
 
 // codeOf is the first code in err's tree.
 func codeOf(err error, otherwise uint) uint {
-	var own *codedError
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*codedError](err); ok {
 		return own.code
 	}
 	var e *types.Error

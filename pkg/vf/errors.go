@@ -60,8 +60,7 @@ func (r *Refused) Error() string {
 }
 
 func (r *Refused) sentinel() error {
-	var errno unix.Errno
-	if errors.As(r.Err, &errno) {
+	if errno, ok := errors.AsType[unix.Errno](r.Err); ok {
 		return sentinels[errno]
 	}
 	return nil
