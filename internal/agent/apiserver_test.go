@@ -111,10 +111,10 @@ func (s *apiServer) remove(collection, key string) {
 	s.tell(collection, key, obj, "DELETED")
 }
 
-func (s *apiServer) putNAD(namespace, name, resource, config string) {
+func (s *apiServer) putNAD(name, resource, config string) {
 	s.put(nadPath, doc{
 		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
-		"metadata": doc{"namespace": namespace, "name": name, "uid": namespace + name, "annotations": doc{network.ResourceAnnotation: resource}},
+		"metadata": doc{"namespace": "shop", "name": name, "uid": "uid-of-" + name, "annotations": doc{network.ResourceAnnotation: resource}},
 		"spec":     doc{"config": config},
 	})
 }

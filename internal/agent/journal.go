@@ -70,7 +70,8 @@ func (w *StatusWriter) Run(ctx context.Context) error {
 			if key, ok := strings.CutSuffix(filepath.Base(e.Name), ".json"); ok && journal.CheckKey(key) == nil {
 				queue.AddAfter(key, w.Settle)
 			}
-		case <-watcher.Errors: // an overflow: something was missed
+		case err := <-watcher.Errors: // an overflow
+			w.Log.Warn("Missed changes of the journal; looking at all of it", "err", err)
 			w.watchAndScan(watcher, queue)
 		case <-period.C:
 			w.watchAndScan(watcher, queue)

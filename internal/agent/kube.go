@@ -171,9 +171,9 @@ func (k *Kube) Definition(ctx context.Context, ref network.Reference) (*network.
 	}
 	// Many pods that start at once often wait for the same new definition.
 	got, err, _ := k.flight.Do(ref.String(), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.getBudget)
+		shared, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.getBudget)
 		defer cancel()
-		return k.dyn.Resource(nadResource).Namespace(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+		return k.dyn.Resource(nadResource).Namespace(ref.Namespace).Get(shared, ref.Name, metav1.GetOptions{})
 	})
 	if apierrors.IsNotFound(err) {
 		return nil, nil

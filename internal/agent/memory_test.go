@@ -35,7 +35,7 @@ func TestMemory(t *testing.T) {
 	}
 	api, kubelet := newAPIServer(t), newKubelet(t)
 	for i := range definitions {
-		api.putNAD("shop", fmt.Sprintf("net-%d", i), "intel.com/sriov",
+		api.putNAD(fmt.Sprintf("net-%d", i), "intel.com/sriov",
 			fmt.Sprintf(`{"cniVersion":"1.0.0","type":"sriov","vlan":%d,"ipam":{"type":"host-local","ranges":[[{"subnet":"10.56.%d.0/24"}]]}}`, i%4000+1, i%256))
 	}
 	pod := func(i int) network.Pod {

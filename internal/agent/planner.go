@@ -88,8 +88,7 @@ const (
 
 // refusal puts an error into the stub's terms: 7 for what the pod's or the definition's author can mend, else 11.
 func refusal(err error) *agentapi.Error {
-	var already *agentapi.Error
-	if errors.As(err, &already) {
+	if already, ok := errors.AsType[*agentapi.Error](err); ok {
 		return already
 	}
 	e := &agentapi.Error{Code: codeTryAgain, Message: strings.ReplaceAll(err.Error(), "\n", "; ")}

@@ -54,7 +54,7 @@ func startServer(t *testing.T, s *Server) (stop func()) {
 	}
 	t.Cleanup(stop)
 	eventually(t, func() error {
-		c, err := net.Dial("unix", s.Path) //nolint:noctx // local
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "unix", s.Path)
 		if err == nil {
 			err = c.Close()
 		}

@@ -57,14 +57,13 @@ func ParseAnnotations(pod Pod, annotations map[string]string) (Wants, error) {
 // inAnnotation puts the pod and the annotation into each error below err.
 func inAnnotation(err error, pod Pod, annotation string) error {
 	var list []error
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // what errors.Join made, and nothing around it
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		list = joined.Unwrap()
 	} else {
 		list = []error{err}
 	}
 	for i, one := range list {
-		var e *Error
-		if errors.As(one, &e) {
+		if e, ok := errors.AsType[*Error](one); ok {
 			list[i] = e.at(annotation).of(pod, "")
 		}
 	}
@@ -181,8 +180,7 @@ func (w Wants) definition(s Selection, definitions map[Reference]*Definition) (*
 		return nil, problem(fmt.Sprintf("create it, or write namespace/name if it is in another namespace than %s", s.Namespace),
 			"there is no NetworkAttachmentDefinition %s", s.Network()).of(w.Pod, s.Network())
 	}
-	var e *Error
-	if errors.As(d.Err, &e) {
+	if e, ok := errors.AsType[*Error](d.Err); ok {
 		return nil, e.of(w.Pod, s.Network())
 	}
 	if d.OnDisk() {

@@ -81,8 +81,7 @@ func checkJSON(data []byte) *Error {
 // syntaxError finds where the JSON breaks, in words that point into the text.
 func syntaxError(data []byte) error {
 	err := json.Unmarshal(data, new(any))
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		from := max(0, int(syntax.Offset)-20)
 		return fmt.Errorf("%w, at byte %d, after %s", err, syntax.Offset, quote(string(data[from:min(int(syntax.Offset), len(data))])))
 	}

@@ -453,20 +453,39 @@ func TestDevicesRefused(t *testing.T) {
 		devices  map[string][]string
 		words    []string
 	}{
-		"none requested": {ParseDefinition("shop", "a", "intel.com/sriov", conf), "a", nil,
-			[]string{`add intel.com/sriov: "1" to the resources.limits`, "gave it no device", "init container"}},
-		"too few": {ParseDefinition("shop", "a", "intel.com/sriov", conf), "a,a,a", map[string][]string{"intel.com/sriov": {"x", "y"}},
-			[]string{`intel.com/sriov: "3"`, "has 2", "x, y"}},
-		"another resource": {ParseDefinition("shop", "a", "intel.com/sriov", conf), "a", map[string][]string{"intel.com/other": {"x"}},
-			[]string{`intel.com/sriov: "1"`, "intel.com/other (x)"}},
-		"the definition names none": {ParseDefinition("shop", "a", "", conf), "a", map[string][]string{"intel.com/sriov": {"x"}},
-			[]string{ResourceAnnotation, "to the definition shop/a", "intel.com/sriov (x)"}},
-		"the pod names another's": {ParseDefinition("shop", "a", "intel.com/sriov", conf), `[{"name":"a","deviceID":"0000:02:10.6"}]`, map[string][]string{"intel.com/sriov": {"0000:02:10.0"}},
-			[]string{"0000:02:10.6 is not the pod's", "deviceID"}},
-		"the definition names another's": {ParseDefinition("shop", "a", "", `{"type":"host-device","PCIBusID":"0000:02:10.6"}`), "a", nil,
-			[]string{"0000:02:10.6 is not the pod's"}},
-		"one device twice": {ParseDefinition("shop", "a", "intel.com/sriov", conf), `[{"name":"a","deviceID":"x"},{"name":"a","deviceID":"x"}]`, map[string][]string{"intel.com/sriov": {"x", "y"}},
-			[]string{"another network of this pod"}},
+		"none requested": {
+			ParseDefinition("shop", "a", "intel.com/sriov", conf), "a", nil,
+			[]string{`add intel.com/sriov: "1" to the resources.limits`, "gave it no device", "init container"},
+		},
+		"too few": {
+			ParseDefinition("shop", "a", "intel.com/sriov", conf), "a,a,a",
+			map[string][]string{"intel.com/sriov": {"x", "y"}},
+			[]string{`intel.com/sriov: "3"`, "has 2", "x, y"},
+		},
+		"another resource": {
+			ParseDefinition("shop", "a", "intel.com/sriov", conf), "a",
+			map[string][]string{"intel.com/other": {"x"}},
+			[]string{`intel.com/sriov: "1"`, "intel.com/other (x)"},
+		},
+		"the definition names none": {
+			ParseDefinition("shop", "a", "", conf), "a",
+			map[string][]string{"intel.com/sriov": {"x"}},
+			[]string{ResourceAnnotation, "to the definition shop/a", "intel.com/sriov (x)"},
+		},
+		"the pod names another's": {
+			ParseDefinition("shop", "a", "intel.com/sriov", conf), `[{"name":"a","deviceID":"0000:02:10.6"}]`,
+			map[string][]string{"intel.com/sriov": {"0000:02:10.0"}},
+			[]string{"0000:02:10.6 is not the pod's", "deviceID"},
+		},
+		"the definition names another's": {
+			ParseDefinition("shop", "a", "", `{"type":"host-device","PCIBusID":"0000:02:10.6"}`), "a", nil,
+			[]string{"0000:02:10.6 is not the pod's"},
+		},
+		"one device twice": {
+			ParseDefinition("shop", "a", "intel.com/sriov", conf), `[{"name":"a","deviceID":"x"},{"name":"a","deviceID":"x"}]`,
+			map[string][]string{"intel.com/sriov": {"x", "y"}},
+			[]string{"another network of this pod"},
+		},
 		"a bad resource name": {ParseDefinition("shop", "a", "sriov", conf), "a", nil, []string{ResourceAnnotation, `"sriov"`}},
 	}
 	for name, tt := range tests {

@@ -18,7 +18,7 @@ type Policy struct {
 // ParseNamespaces reads a comma-separated list of namespaces. Multus writes its globalNamespaces so.
 func ParseNamespaces(value string) ([]string, error) {
 	var list []string
-	for _, name := range strings.Split(value, ",") {
+	for name := range strings.SplitSeq(value, ",") {
 		if name = strings.TrimSpace(name); name == "" {
 			continue
 		}

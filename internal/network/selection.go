@@ -67,14 +67,14 @@ func parseShortForm(value, namespace string) ([]Selection, error) {
 	}
 	var (
 		selections []Selection
-		faults     faults
+		found      faults
 	)
 	for i, item := range strings.Split(value, ",") {
 		s, err := parseShort(strings.TrimSpace(item), namespace)
-		faults.add(err.at(fmt.Sprintf("[%d]", i)))
+		found.add(err.at(fmt.Sprintf("[%d]", i)))
 		selections = append(selections, s)
 	}
-	return selections, faults.err()
+	return selections, found.err()
 }
 
 func parseShort(item, namespace string) (Selection, *Error) {
@@ -117,16 +117,16 @@ func parseJSONForm(value []byte, namespace string) ([]Selection, error) {
 	}
 	var (
 		selections []Selection
-		faults     faults
+		found      faults
 	)
 	for i, raw := range list {
 		s, errs := parseElement(raw, namespace)
 		for _, err := range errs {
-			faults.add(err.at(fmt.Sprintf("[%d]", i)))
+			found.add(err.at(fmt.Sprintf("[%d]", i)))
 		}
 		selections = append(selections, s)
 	}
-	return selections, faults.err()
+	return selections, found.err()
 }
 
 // elementKeys reads each key of the JSON form. Most are the standard's; deviceID and interfaceRequest are Multus' own.

@@ -52,11 +52,11 @@ func Find(dir string) (d Default, skipped []error, err error) {
 		if name == FileName {
 			continue
 		}
-		d, err := read(dir, name)
-		if err == nil {
-			return d, skipped, nil
+		found, bad := read(dir, name)
+		if bad == nil {
+			return found, skipped, nil
 		}
-		skipped = append(skipped, fmt.Errorf("%s: %w", name, err))
+		skipped = append(skipped, fmt.Errorf("%s: %w", name, bad))
 	}
 	return d, skipped, fmt.Errorf("%w: no usable .conf, .conflist or .json in %s; is a network add-on installed?", ErrNoDefault, dir)
 }

@@ -63,7 +63,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		k.watch(watcher)
 		k.Reconcile()
-		if !wait(ctx, watcher, settle, period) {
+		if !k.wait(ctx, watcher, settle, period) {
 			return nil
 		}
 	}
@@ -80,7 +80,7 @@ func (k *Keeper) watch(watcher *fsnotify.Watcher) {
 
 // wait returns when something happened and the folders then rested, or when the period is over. Two components that fight
 // over one file get no more than one write a settle out of us.
-func wait(ctx context.Context, watcher *fsnotify.Watcher, settle, period time.Duration) bool {
+func (k *Keeper) wait(ctx context.Context, watcher *fsnotify.Watcher, settle, period time.Duration) bool {
 	timer := time.NewTimer(period)
 	defer timer.Stop()
 	changed := false
@@ -95,7 +95,8 @@ func wait(ctx context.Context, watcher *fsnotify.Watcher, settle, period time.Du
 				changed = true
 				timer.Reset(settle)
 			}
-		case <-watcher.Errors: // an overflow: something was missed
+		case err := <-watcher.Errors: // an overflow
+			k.Log.Warn("Missed changes of the CNI folders; looking at all of them", "err", err)
 			return true
 		}
 	}
