@@ -165,7 +165,7 @@ func TestPluginsDieWithTheStub(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	child := filepath.Join(n.effects, "c1-eth0-rec-a.child")
+	child := filepath.Join(n.effects, n.id+"-eth0-rec-a.child")
 	eventually(t, "the plugin's child", func() bool { _, err := os.Stat(child); return err == nil })
 	plugin := delegatetest.Calls(t, n.journal)[0].PID
 	if err := cmd.Process.Kill(); err != nil {

@@ -63,7 +63,7 @@ func newNode(t testing.TB) *node {
 	dir := t.TempDir()
 	n := &node{
 		t: t, dir: dir, bin: filepath.Join(dir, "bin"), journal: filepath.Join(dir, "calls"), effects: filepath.Join(dir, "effects"),
-		netns: delegatetest.Netns(t), id: "c1", socket: filepath.Join(dir, "agent.sock"),
+		netns: delegatetest.Netns(t), id: fmt.Sprintf("c1-%d", os.Getpid()), socket: filepath.Join(dir, "agent.sock"),
 		args:        "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID=u-1;K8S_POD_INFRA_CONTAINER_ID=c1",
 		annotations: `{"kubernetes.io/config.source":"api"}`,
 	}
@@ -282,7 +282,7 @@ func TestWhoIsAsked(t *testing.T) {
 				t.Errorf("want the agent asked: %v, got %v", tc.asked, got)
 			}
 			if tc.asked {
-				if got := a.plans[0]; got.ContainerID != "c1" || got.Pod != (network.Pod{Namespace: "shop", Name: "web", UID: "u-1"}) ||
+				if got := a.plans[0]; got.ContainerID != n.id || got.Pod != (network.Pod{Namespace: "shop", Name: "web", UID: "u-1"}) ||
 					(got.Annotations == nil) != (tc.annotations == "" || tc.annotations == "null") {
 					t.Errorf("the agent was asked for %+v", got)
 				}
@@ -402,7 +402,7 @@ func TestVersionAndAbout(t *testing.T) {
 func TestGC(t *testing.T) {
 	n := newNode(t)
 	n.ok("ADD")
-	n.extra = `,"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]`
+	n.extra = fmt.Sprintf(`,"cni.dev/valid-attachments":[{"containerID":%q,"ifname":"eth0"}]`, n.id)
 	n.ok("GC")
 	n.extra = `` // a runtime that passes no list does not say that there are none
 	n.ok("GC")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"maps"
 	"os"
@@ -125,12 +126,9 @@ func (p plugin) del(args *skel.CmdArgs) error {
 	if err != nil {
 		return delegate.DelError(pod, err)
 	}
-	def, missing := c.defaultNetwork() // only for a sandbox without a record, where it fails by its empty configuration
-	if missing != nil {
-		p.log.Warn("DEL goes by the sandbox's record alone", "error", missing)
-	}
+	def, missing := c.defaultNetwork() // it matters only for a sandbox without a record
 	if err := p.runner(c, args).Del(p.ctx, sandbox(args, pod), def); err != nil {
-		return delegate.DelError(pod, err)
+		return delegate.DelError(pod, errors.Join(missing, err))
 	}
 	return nil
 }

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/viaduct-sriov/viaduct/internal/network"
+)
+
+const maxSize = 6 << 20
+
+// The stub is started for every sandbox of the node: what it links, it pays for each time.
+func TestStubIsSmall(t *testing.T) {
+	info, err := os.Stat(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("meta-cni has %.1f MB", float64(info.Size())/1e6)
+	if info.Size() > maxSize {
+		t.Errorf("meta-cni has %d bytes, %d at most", info.Size(), maxSize)
+	}
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dep := range strings.Lines(string(out)) {
+		for _, banned := range []string{"net/http", "crypto/tls", "k8s.io/", "google.golang.org/", "go.opentelemetry.io/", "github.com/spf13/"} {
+			if strings.HasPrefix(dep, banned) {
+				t.Errorf("meta-cni links %s", strings.TrimSpace(dep))
+			}
+		}
+	}
+}
+
+func build(b *testing.B, pkg string) string {
+	b.Helper()
+	path := filepath.Join(b.TempDir(), filepath.Base(pkg))
+	cmd := exec.CommandContext(b.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.Fatalf("build %s: %v: %s", pkg, err, out)
+	}
+	return path
+}
+
+// samples are times of the same thing. Medians of pairs that were taken in turn: what else the machine does hits all alike.
+type samples map[string][]time.Duration
+
+func (s samples) take(what string, f func()) {
+	start := time.Now()
+	f()
+	s[what] = append(s[what], time.Since(start))
+}
+
+func (s samples) median(what string) time.Duration {
+	all := slices.Sorted(slices.Values(s[what]))
+	return all[len(all)/2]
+}
+
+func (s samples) report(b *testing.B, what, unit string) {
+	b.ReportMetric(float64(s.median(what).Microseconds())/1000, unit)
+}
+
+// benchNode is a node whose networks are all the plugin at path.
+func benchNode(b *testing.B, plugin string) *node {
+	b.Helper()
+	n := newNode(b)
+	if err := os.Link(plugin, filepath.Join(n.bin, "noop")); err != nil {
+		b.Fatal(err)
+	}
+	n.def = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"noop"}]}`
+	return n
+}
+
+func (n *node) bare(path, verb, conf string) {
+	n.t.Helper()
+	cmd := n.command(verb)
+	cmd.Path, cmd.Stdin = path, strings.NewReader(conf)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		n.t.Fatalf("%s: %v: %s", path, err, out)
+	}
+}
+
+// Start to exit without work, beside a process that links client-go: bar 0.2.
+func BenchmarkStartToExit(b *testing.B) {
+	n := benchNode(b, build(b, "./testdata/noop"))
+	clientgo := build(b, "./testdata/clientgo")
+	stub := filepath.Join(n.bin, "meta-cni")
+	s := samples{}
+	for b.Loop() {
+		s.take("stub", func() { n.bare(stub, "VERSION", "{}") })
+		s.take("client-go", func() { n.bare(clientgo, "VERSION", "{}") })
+	}
+	s.report(b, "stub", "stub-ms")
+	s.report(b, "client-go", "clientgo-ms")
+	b.ReportMetric(float64(s.median("stub"))/float64(s.median("client-go")), "ratio-to-clientgo")
+	if info, err := os.Stat(stub); err == nil {
+		b.ReportMetric(float64(info.Size())/1e6, "stub-MB")
+	}
+}
+
+// A pod without extra networks: ADD beside its default network's own ADD and one bare start of the stub: bar 1.15. The
+// default network is a plugin that does nothing, the hardest case: records are on this machine's disk.
+func BenchmarkAddDefaultOnly(b *testing.B) {
+	n := benchNode(b, build(b, "./testdata/noop"))
+	addDel(b, n, func() {
+		n.bare(filepath.Join(n.bin, "noop"), "ADD", `{"cniVersion":"1.0.0","name":"pods","type":"noop"}`)
+		n.bare(filepath.Join(n.bin, "meta-cni"), "VERSION", "{}")
+	}, func() {})
+}
+
+// The same with bridge and host-local, as nodes have them.
+func BenchmarkAddDefaultBridge(b *testing.B) {
+	n := benchNode(b, build(b, "./testdata/noop"))
+	out, err := exec.CommandContext(b.Context(), "go", "build", "-C", "../../internal/delegate/testdata/plugins", "-o", n.bin+"/",
+		"github.com/containernetworking/plugins/plugins/main/bridge", "github.com/containernetworking/plugins/plugins/ipam/host-local").CombinedOutput()
+	if err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	bridge := fmt.Sprintf(`"type":"bridge","bridge":"viaductbench0","isGateway":true,"ipam":{"type":"host-local","dataDir":%q,"subnet":"10.213.0.0/16"}`,
+		filepath.Join(n.dir, "leases"))
+	b.Cleanup(func() { _ = exec.Command("ip", "link", "del", "viaductbench0").Run() }) //nolint:noctx // the benchmark's has ended
+	n.def = `{"cniVersion":"1.0.0","name":"pods","plugins":[{` + bridge + `}]}`
+	conf := `{"cniVersion":"1.0.0","name":"pods",` + bridge + `}`
+	addDel(b, n, func() {
+		n.bare(filepath.Join(n.bin, "bridge"), "ADD", conf)
+		n.bare(filepath.Join(n.bin, "meta-cni"), "VERSION", "{}")
+	}, func() { n.bare(filepath.Join(n.bin, "bridge"), "DEL", conf) })
+}
+
+// addDel takes ADD, DEL and the floor in turn. undo is what the floor's ADD needs, outside of the time taken.
+func addDel(b *testing.B, n *node, floor, undo func()) {
+	b.Helper()
+	s := samples{}
+	for i := 0; b.Loop(); i++ {
+		n.id = fmt.Sprintf("floor%d", i)
+		s.take("floor", floor)
+		undo()
+		n.id = fmt.Sprintf("c%d", i)
+		s.take("ADD", func() { n.ok("ADD") })
+		s.take("DEL", func() { n.ok("DEL") })
+	}
+	s.report(b, "ADD", "add-ms")
+	s.report(b, "DEL", "del-ms")
+	s.report(b, "floor", "floor-ms")
+	b.ReportMetric(float64(s.median("ADD"))/float64(s.median("floor")), "ratio-to-floor")
+}
+
+// Two networks by way of the agent, beside the bare starts of both plugins and of the stub: bar 1.5.
+func BenchmarkAddTwoNetworks(b *testing.B) {
+	n := benchNode(b, build(b, "./testdata/noop"))
+	n.annotations = `{"k8s.v1.cni.cncf.io/networks":"one"}`
+	peak := filepath.Join(n.dir, "peak")
+	a := &agent{plan: &network.Plan{Attachments: []network.Attachment{{
+		Name: "shop/one", IfName: "net1",
+		Config: json.RawMessage(fmt.Sprintf(`{"cniVersion":"1.0.0","name":"one","plugins":[{"type":"noop","peak":%q}]}`, peak)),
+	}}}}
+	a.serve(n)
+	addDel(b, n, func() {
+		n.bare(filepath.Join(n.bin, "noop"), "ADD", `{"cniVersion":"1.0.0","name":"pods","type":"noop"}`)
+		n.bare(filepath.Join(n.bin, "noop"), "ADD", `{"cniVersion":"1.0.0","name":"one","type":"noop"}`)
+		n.bare(filepath.Join(n.bin, "meta-cni"), "VERSION", "{}")
+	}, func() {})
+	data, err := os.ReadFile(peak)
+	if err != nil {
+		b.Fatal(err)
+	}
+	kb, err := strconv.Atoi(string(data))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(kb)/1000, "peak-rss-MB") // bar 10
+}
