@@ -19,7 +19,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +39,8 @@ var (
 // maxRecord bounds what a read takes into memory. The largest honest record, a pod with 32 attachments, has some 200 KB.
 const maxRecord = 8 << 20
 
+const maxKey = 200
+
 // A Store is one folder of records. The zero Version is invalid.
 type Store struct {
 	// Dir holds the records. It is made, mode 0700, by the first Write or Lock.
@@ -56,15 +57,28 @@ type envelope struct {
 	Record  json.RawMessage `json:"record"`
 }
 
-var keyPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$`)
-
 // CheckKey reports whether key can name a record: letters, digits and "_.:-", starting with a letter or digit, at most
 // 200 bytes, and none of this package's own suffixes. The error wraps ErrKey.
 func CheckKey(key string) error {
-	if !keyPattern.MatchString(key) || strings.HasSuffix(key, ".json") || strings.HasSuffix(key, ".lock") {
+	if !isKey(key) || strings.HasSuffix(key, ".json") || strings.HasSuffix(key, ".lock") {
 		return fmt.Errorf("%w %q: want letters, digits and _.:- only, 200 at most, starting with a letter or digit", ErrKey, key)
 	}
 	return nil
+}
+
+// isKey is no regular expression: compiling one costs every start of a CNI plugin more than all else that it does before
+// its work.
+func isKey(key string) bool {
+	if key == "" || len(key) > maxKey {
+		return false
+	}
+	for i, c := range []byte(key) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && (i == 0 || !strings.ContainsRune("_.:-", rune(c))) {
+			return false
+		}
+	}
+	return true
 }
 
 func (s Store) path(key string) string { return filepath.Join(s.Dir, key+".json") }
