@@ -1,0 +1,116 @@
+package netns
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// fresh binds a new network namespace to a file, as runtimes do. The test has to be root.
+func fresh(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "netns")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends here
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
+		}
+		done <- unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+	}()
+	if err := <-done; err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+	return path
+}
+
+func open(t *testing.T, path string) *Netns {
+	t.Helper()
+	n, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	return n
+}
+
+func TestID(t *testing.T) {
+	path := fresh(t)
+	own, err := Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	ids := map[string]ID{}
+	for name, n := range map[string]*Netns{"own": own, "a": open(t, path), "a again": open(t, path), "b": open(t, fresh(t))} {
+		if ids[name], err = n.ID(); err != nil {
+			t.Fatal(err)
+		}
+		if ids[name].Cookie == 0 || ids[name].Inode == 0 {
+			t.Errorf("%s: %+v", name, ids[name])
+		}
+	}
+	if ids["a"] != ids["a again"] {
+		t.Errorf("one namespace, two identities: %v, %v", ids["a"], ids["a again"])
+	}
+	if ids["a"] == ids["b"] || ids["a"] == ids["own"] {
+		t.Errorf("two namespaces, one identity: %v", ids)
+	}
+}
+
+func TestGone(t *testing.T) {
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	unmounted := fresh(t)
+	if err := unix.Unmount(unmounted, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range map[string]string{"missing": plain + "x", "a plain file": plain, "unmounted": unmounted, "no path": ""} {
+		if _, err := Open(path); !errors.Is(err, ErrGone) {
+			t.Errorf("%s: %v, want ErrGone", name, err)
+		}
+	}
+}
+
+// Do leaves no thread behind in the namespace: whatever runs next is where it was.
+func TestDoLeavesNoThread(t *testing.T) {
+	n := open(t, fresh(t))
+	namespace := func() string {
+		link, err := os.Readlink("/proc/thread-self/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return link
+	}
+	home := namespace()
+	wrong := errors.New("as told")
+	for range 20 {
+		var inside string
+		if err := n.Do(func() error { inside = namespace(); return wrong }); !errors.Is(err, wrong) {
+			t.Fatalf("got %v, want the function's error", err)
+		}
+		if inside == home {
+			t.Fatal("it ran outside")
+		}
+		done := make(chan string)
+		for range 8 {
+			go func() { done <- namespace() }()
+		}
+		for range 8 {
+			if got := <-done; got != home {
+				t.Fatalf("a goroutine ran in %s, at home is %s", got, home)
+			}
+		}
+	}
+}
