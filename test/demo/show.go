@@ -106,6 +106,8 @@ func (d *demo) diagnose(ctx context.Context) {
 		{"kubectl", "get", "events", "-A", "--sort-by=.lastTimestamp"},
 		{"sh", "-c", "tail -n 40 /var/log/pods/viaduct_*/*/*.log"}, // kubectl logs needs more that works
 		{"ip", "-d", "link"},
+		{"sh", "-c", "for n in $(ip netns | cut -d' ' -f1); do ip -n $n -s link show; ip -n $n neigh; done"},
+		{"sh", "-c", "dmesg | grep -i igb | tail -n 30"},
 	} {
 		if _, err := d.run(ctx, argv...); err != nil {
 			d.say("%v", err)
