@@ -212,15 +212,16 @@ func (i *Inventory) look() {
 		time.AfterFunc(time.Second, i.lookAtAll)
 		return
 	}
-	devices, complete := i.viewer.view(snapshot, i.known)
-	if !complete && i.again < maxAgain {
-		// An interface came or went between the two looks. What it means to the node is found out before anybody is told:
-		// else a VF on its way into a pod or back would leave its pool for a moment.
+	devices, odd := i.viewer.view(snapshot, i.known)
+	if len(odd) > 0 && i.again < maxAgain {
+		// They are on their way somewhere. Where is found out before anybody is told: else a VF on its way into a pod or
+		// back would leave its pool for a moment.
 		i.again++
-		i.lookAgain(snapshot)
+		i.lookAgain(snapshot, odd)
 		return
 	}
 	i.again = 0
+	i.viewer.settle(snapshot)
 	i.mu.Lock()
 	i.devices, i.latest, i.scanned = devices, snapshot, true
 	i.mu.Unlock()
@@ -230,20 +231,16 @@ func (i *Inventory) look() {
 	}
 }
 
-// lookAgain asks for another look at the links, and at the functions whose interfaces are not among them.
-func (i *Inventory) lookAgain(snapshot *pci.Snapshot) {
+// lookAgain asks for another look at the links, and at the functions that were odd.
+func (i *Inventory) lookAgain(snapshot *pci.Snapshot, odd []pci.Address) {
 	i.mu.Lock()
 	i.latest = snapshot
 	i.mu.Unlock()
 	i.pending.Lock()
 	defer i.pending.Unlock()
 	i.pending.links = true
-	for _, d := range snapshot.Devices() {
-		for _, n := range d.Netdevs {
-			if _, ok := i.known[n.Index]; !ok {
-				i.pending.addresses[d.Address] = true
-			}
-		}
+	for _, a := range odd {
+		i.pending.addresses[a] = true
 	}
 	i.wake()
 }

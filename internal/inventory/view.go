@@ -4,7 +4,9 @@
 package inventory
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
@@ -26,22 +28,24 @@ type memory struct {
 	driver   string
 	linkType string
 	rdma     bool
+	pKey     string
 }
 
 // A viewer makes devices of what was scanned. It has the memory, so it serves one Inventory only.
 type viewer struct {
 	devices map[pci.Address]memory
 	pfNames map[pci.Address][]string
+	wasVF   map[pci.Address]bool // in the last view that was believed
 }
 
 func newViewer() *viewer {
-	return &viewer{devices: map[pci.Address]memory{}, pfNames: map[pci.Address][]string{}}
+	return &viewer{devices: map[pci.Address]memory{}, pfNames: map[pci.Address][]string{}, wasVF: map[pci.Address]bool{}}
 }
 
-// view describes every device of the snapshot, in its order. complete is false if an interface is not among links: it
-// came after they were read, and whether it carries the node's traffic is not known yet.
-func (v *viewer) view(s *pci.Snapshot, links map[int]netlinks.NodeLink) (devices []*Device, complete bool) {
-	complete = true
+// view describes every device of the snapshot, in its order. odd are the functions that changed while they were looked at:
+// an interface of theirs is not among links, or they were VFs and have lost their PF, which the kernel takes from them
+// shortly before it removes them.
+func (v *viewer) view(s *pci.Snapshot, links map[int]netlinks.NodeLink) (devices []*Device, odd []pci.Address) {
 	for _, d := range s.Devices() {
 		if d.IsPF() {
 			v.notePF(d, links)
@@ -49,16 +53,15 @@ func (v *viewer) view(s *pci.Snapshot, links map[int]netlinks.NodeLink) (devices
 	}
 	devices = make([]*Device, 0, len(s.Devices()))
 	for _, d := range s.Devices() {
-		device := v.device(s, d, links)
-		for _, n := range d.Netdevs {
-			if _, ok := links[n.Index]; !ok {
-				complete = false
-			}
+		if isOdd := v.wasVF[d.Address] && !d.IsVF() || slices.ContainsFunc(d.Netdevs, func(n pci.Netdev) bool {
+			_, ok := links[n.Index]
+			return !ok
+		}); isOdd {
+			odd = append(odd, d.Address)
 		}
-		devices = append(devices, device)
+		devices = append(devices, v.device(s, d, links))
 	}
-	v.forget(s)
-	return devices, complete
+	return devices, odd
 }
 
 // notePF keeps a PF's names while its interface is not to be seen, so that its VFs do not change pools.
@@ -70,7 +73,14 @@ func (v *viewer) notePF(d *pci.Device, links map[int]netlinks.NodeLink) {
 	v.pfNames[d.Address] = append([]string{uplink.Name}, links[uplink.Index].AltNames...)
 }
 
-func (v *viewer) forget(s *pci.Snapshot) {
+// settle is to be called when the devices of a view are believed.
+func (v *viewer) settle(s *pci.Snapshot) {
+	clear(v.wasVF)
+	for _, d := range s.Devices() {
+		if d.IsVF() {
+			v.wasVF[d.Address] = true
+		}
+	}
 	for a := range v.devices {
 		if s.Device(a) == nil {
 			delete(v.devices, a)
@@ -87,6 +97,7 @@ func (v *viewer) device(s *pci.Snapshot, d *pci.Device, links map[int]netlinks.N
 	device := &Device{Device: pool.Device{
 		ID: d.Address.String(), Type: pool.NetDevice, Vendor: d.Vendor, Product: d.Product, Driver: d.Driver, ACPI: d.ACPIIndex,
 		Index: d.VFIndex, NUMANode: d.NUMANode, LinkType: linkType(d.Netdevs), RDMA: len(d.RDMA) > 0,
+		PKey: d.PKey,
 	}}
 	if d.BaseClass() == pci.ClassAccelerator {
 		device.Type = pool.Accelerator
@@ -114,17 +125,15 @@ func (v *viewer) recall(d *pci.Device, device *Device) {
 	switch {
 	case known && d.Driver == "":
 		// It stays in its pool, for the kubelet to see it unhealthy and well again; with another driver it is another device.
-		device.Driver, device.LinkType, device.RDMA = was.driver, was.linkType, was.rdma
+		device.Driver, device.LinkType, device.RDMA, device.PKey = was.driver, was.linkType, was.rdma, was.pKey
 		device.Unhealthy = "no driver is bound to it; " + was.driver + " was"
 		return
 	case known && len(d.Netdevs) == 0 && d.Driver == was.driver:
 		device.RDMA = device.RDMA || was.rdma
-		if device.LinkType == "" {
-			device.LinkType = was.linkType
-		}
+		device.LinkType, device.PKey = cmp.Or(device.LinkType, was.linkType), cmp.Or(device.PKey, was.pKey)
 	}
 	if d.Driver != "" {
-		v.devices[d.Address] = memory{driver: device.Driver, linkType: device.LinkType, rdma: device.RDMA}
+		v.devices[d.Address] = memory{driver: device.Driver, linkType: device.LinkType, rdma: device.RDMA, pKey: device.PKey}
 	}
 }
 

@@ -16,6 +16,9 @@ func (p *parser) unreachable(c *Config) {
 			if s.empty() {
 				p.warn(i, at+".selectors", "no key is set: it takes every %s", pool.Type)
 			}
+			if key := s.undiscovered(); key != "" {
+				p.warn(i, at+".selectors", "%s takes nothing: this version does not look for such devices yet", key)
+			}
 			for k := range c.Pools[:i] {
 				if c.Pools[k].coversAll(pool, s) {
 					p.warn(i, at+".selectors", "it takes nothing: resourceList[%d] (%s) comes first and takes all of it", k, c.Pools[k].Resource)
@@ -32,6 +35,19 @@ func (p *parser) warn(pool int, path, format string, args ...any) {
 func (s *Selector) empty() bool {
 	return s.VDPAType == "" && !s.IsRDMA && len(s.PFNames) == 0 && len(s.RootDevices) == 0 &&
 		!slices.ContainsFunc(s.sets(), func(set []string) bool { return len(set) > 0 })
+}
+
+// undiscovered is a key whose devices nobody finds yet; empty: there is none.
+func (s *Selector) undiscovered() string {
+	switch {
+	case len(s.AuxTypes) > 0:
+		return "auxTypes"
+	case len(s.DDPProfiles) > 0:
+		return "ddpProfiles"
+	case s.VDPAType != "":
+		return "vdpaType"
+	}
+	return ""
 }
 
 func (s *Selector) sets() [][]string {

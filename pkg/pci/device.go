@@ -40,6 +40,8 @@ type Device struct {
 	ACPIIndex  string   `json:"acpiIndex,omitempty"`
 	Netdevs    []Netdev `json:"netdevs,omitempty"` // the interfaces in this network namespace, by name
 	RDMA       []string `json:"rdma,omitempty"`    // RDMA devices, such as mlx5_0
+	// PKey is the InfiniBand partition key at index 0 of the first RDMA device, such as 0x8001; empty: none.
+	PKey string `json:"pKey,omitempty"`
 	// VFIO says that there is a device node for vfio: false with a vfio driver means that nobody can use the device.
 	VFIO bool `json:"vfio,omitempty"`
 
@@ -172,6 +174,9 @@ func (r *reader) interfaces(d *Device, dir dir) {
 		return
 	}
 	d.RDMA = r.list(dir, "infiniband")
+	if len(d.RDMA) > 0 {
+		d.PKey = r.partitionKey(dir, d.RDMA[0])
+	}
 	prefix := "net"
 	if d.Driver == "virtio-pci" {
 		// The function holds a virtio device, and that the interface.

@@ -124,19 +124,12 @@ func (r *reader) ofDevice(dir dir, folder string, entries []string, device strin
 	return entries[0]
 }
 
-// PartitionKey reads the InfiniBand partition key at index 0 of a function's RDMA device, such as 0x8001; empty if it has
-// none.
-func PartitionKey(root string, d *Device) string {
-	r := newReader(root)
-	defer r.close()
-	dir := r.function(d.Address)
-	defer dir.close()
-	for _, name := range d.RDMA {
-		ports := "infiniband/" + name + "/ports"
-		for _, port := range r.list(dir, ports) {
-			if key, ok := r.text(dir, ports+"/"+port+"/pkeys/0"); ok {
-				return strings.ToLower(key)
-			}
+// partitionKey reads the InfiniBand partition key at index 0 of an RDMA device, such as 0x8001; empty if it has none.
+func (r *reader) partitionKey(dir dir, device string) string {
+	ports := "infiniband/" + device + "/ports"
+	for _, port := range r.list(dir, ports) {
+		if key, ok := r.text(dir, ports+"/"+port+"/pkeys/0"); ok {
+			return strings.ToLower(key)
 		}
 	}
 	return ""

@@ -161,6 +161,22 @@ func TestReadVirtio(t *testing.T) {
 	}
 }
 
+func TestReadInfiniBand(t *testing.T) {
+	tree := pcitest.New(t)
+	const hca = "0000:3b:00.0"
+	tree.Add(pcitest.Func{
+		Address: hca, Vendor: "15b3", Device: "1017", Class: "020700", Driver: "mlx5_core", Net: []pcitest.Net{{Name: "ib0", Index: 3, Type: 32}},
+	})
+	tree.Write(tree.Dir(hca)+"/infiniband/mlx5_0/ports/1/pkeys/0", "0x8001")
+	got, err := pci.Read(tree.Root, address(t, hca))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"mlx5_0"}, got.RDMA); diff != "" || got.PKey != "0x8001" || got.Netdevs[0].Type != 32 {
+		t.Errorf("got %+v %s", got, diff)
+	}
+}
+
 func TestReadMissing(t *testing.T) {
 	tree := pcitest.New(t)
 	vfs := tree.AddIGB("02", "ens2", 4, 2)
