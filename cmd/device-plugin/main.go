@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return dryRun(o, stdout, log)
 	}
 	for _, notice := range o.notices {
-		log.Warn(notice)
+		log.Warn("a flag has no effect", "why", notice)
 	}
 	return serve(ctx, o, log)
 }
@@ -83,7 +83,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) error {
 	wg.Go(func() { of.Run(ctx) })
 	log.Info("started", "root", o.root, "config", o.config, "kubelet", o.kubeletRoot, "metrics", o.metrics)
 	wg.Wait()
-	of.Set.Close()
+	of.Set.Close() //nolint:contextcheck // ctx has ended: stopping is what is left to do
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -51,14 +51,14 @@ func dumpLinks() (links []netlink.Link, err error) {
 		links = nil
 		request := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
 		request.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-		messages, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
-		if err != nil {
-			return err
+		messages, failed := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+		if failed != nil {
+			return failed
 		}
 		for _, m := range messages {
-			link, err := netlink.LinkDeserialize(nil, m)
-			if err != nil {
-				return err
+			link, failed := netlink.LinkDeserialize(nil, m)
+			if failed != nil {
+				return failed
 			}
 			links = append(links, link)
 		}

@@ -84,10 +84,10 @@ func (c *ConfigFile) fail(log *slog.Logger, file string, data []byte, err error)
 	}
 	var faults pool.Faults
 	if !errors.As(err, &faults) {
-		log.Error("the configuration cannot be read: "+effect, "file", file, "err", err)
+		log.Error("the configuration cannot be read", "effect", effect, "file", file, "err", err)
 		return
 	}
 	for _, f := range faults {
-		log.Error("the configuration is faulty: "+effect, "file", file, "line", f.Line, "where", f.Path, "what", f.Message)
+		log.Error("the configuration is faulty", "effect", effect, "file", file, "line", f.Line, "where", f.Path, "what", f.Message)
 	}
 }

@@ -72,10 +72,9 @@ func ping(ctx context.Context, socket string) error {
 func (o *Offer) readiness() (lines []string, ready bool) {
 	s := o.Status()
 	ready = s.Generation > 0 && s.Scanned
-	switch {
-	case s.Generation == 0:
+	if s.Generation == 0 {
 		lines = append(lines, "configuration: none in force")
-	default:
+	} else {
 		lines = append(lines, fmt.Sprintf("configuration: %s, generation %d in force", s.ConfigFile, s.Generation))
 	}
 	if s.Problem != "" {

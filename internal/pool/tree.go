@@ -66,16 +66,14 @@ func syntaxMessage(err error) string {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return "the file ends before the configuration does (it is empty, or cut off)"
 	}
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return "this is not JSON: " + syntax.Error()
 	}
 	return err.Error()
 }
 
 func (r *treeReader) errorOffset(err error) int64 {
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return syntax.Offset
 	}
 	return r.decoder.InputOffset()

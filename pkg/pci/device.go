@@ -163,13 +163,13 @@ func (r *reader) device(a Address, wanted func(class uint32) bool) (*Device, err
 }
 
 // binding reads what a driver change changes.
-func (r *reader) binding(d *Device, dir dir) {
+func (r *reader) binding(d *Device, dir folder) {
 	d.Driver = r.name(r.link(dir, "driver"))
 	d.IOMMUGroup = r.link(dir, "iommu_group")
 	d.VFIO = strings.Contains(d.Driver, "vfio") && r.vfio(dir) != nil
 }
 
-func (r *reader) interfaces(d *Device, dir dir) {
+func (r *reader) interfaces(d *Device, dir folder) {
 	if d.BaseClass() != ClassNetwork {
 		return
 	}
@@ -185,16 +185,16 @@ func (r *reader) interfaces(d *Device, dir dir) {
 		}
 	}
 	for _, name := range r.list(dir, prefix) {
-		folder := prefix + "/" + name
+		at := prefix + "/" + name
 		n := Netdev{Name: name}
 		var ok bool
-		if n.Index, ok = r.number(dir, folder+"/ifindex"); !ok {
+		if n.Index, ok = r.number(dir, at+"/ifindex"); !ok {
 			continue // it was moved or renamed while we read
 		}
-		n.Type, _ = r.number(dir, folder+"/type")
+		n.Type, _ = r.number(dir, at+"/type")
 		if !d.IsVF() {
-			n.PhysPortName, _ = r.text(dir, folder+"/phys_port_name")
-			carrier, _ := r.number(dir, folder+"/carrier") // EINVAL while the interface is down
+			n.PhysPortName, _ = r.text(dir, at+"/phys_port_name")
+			carrier, _ := r.number(dir, at+"/carrier") // EINVAL while the interface is down
 			n.Up = carrier == 1
 		}
 		d.Netdevs = append(d.Netdevs, n)
@@ -202,7 +202,7 @@ func (r *reader) interfaces(d *Device, dir dir) {
 }
 
 // vfs reads a PF's virtfnN links, in order of N.
-func (r *reader) vfs(dir dir) []Address {
+func (r *reader) vfs(dir folder) []Address {
 	count, _ := r.number(dir, "sriov_numvfs")
 	var vfs []Address
 	for i := range count {

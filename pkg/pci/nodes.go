@@ -70,7 +70,7 @@ func (r *reader) misc(name, node string) string {
 
 // vfio asks for what vfio made, not for the driver's name: variants such as mlx5_vfio_pci make the same. Kernels before 6.1
 // make no folder, so there the name has to do. A group alone says nothing: functions without isolation share one.
-func (r *reader) vfio(dir dir) *VFIONodes {
+func (r *reader) vfio(dir folder) *VFIONodes {
 	devices := r.list(dir, "vfio-dev")
 	if len(devices) == 0 && !strings.Contains(r.link(dir, "driver"), "vfio") {
 		return nil
@@ -95,7 +95,7 @@ func (r *reader) vfio(dir dir) *VFIONodes {
 	return &v
 }
 
-func (r *reader) rdma(dir dir, name string) RDMANodes {
+func (r *reader) rdma(dir folder, name string) RDMANodes {
 	n := RDMANodes{Name: name}
 	if verbs := r.list(dir, "infiniband_verbs"); len(verbs) > 0 {
 		n.Verbs = "/dev/infiniband/" + r.ofDevice(dir, "infiniband_verbs", verbs, name)
@@ -115,9 +115,9 @@ func (r *reader) rdma(dir dir, name string) RDMANodes {
 }
 
 // ofDevice picks the entry whose ibdev attribute names the RDMA device; the first where none says.
-func (r *reader) ofDevice(dir dir, folder string, entries []string, device string) string {
+func (r *reader) ofDevice(dir folder, within string, entries []string, device string) string {
 	for _, e := range entries {
-		if owner, ok := r.text(dir, folder+"/"+e+"/ibdev"); ok && owner == device {
+		if owner, ok := r.text(dir, within+"/"+e+"/ibdev"); ok && owner == device {
 			return e
 		}
 	}
@@ -125,7 +125,7 @@ func (r *reader) ofDevice(dir dir, folder string, entries []string, device strin
 }
 
 // partitionKey reads the InfiniBand partition key at index 0 of an RDMA device, such as 0x8001; empty if it has none.
-func (r *reader) partitionKey(dir dir, device string) string {
+func (r *reader) partitionKey(dir folder, device string) string {
 	ports := "infiniband/" + device + "/ports"
 	for _, port := range r.list(dir, ports) {
 		if key, ok := r.text(dir, ports+"/"+port+"/pkeys/0"); ok {

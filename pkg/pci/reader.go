@@ -14,16 +14,16 @@ import (
 // attribute by one call, without os.File (which would ask the runtime's poller about each), and gives equal names one
 // string.
 type reader struct {
-	root dir
+	root folder
 	buf  [4096]byte // an attribute is at most a page
 	seen map[string]string
 	ids  map[uint32]string
 }
 
-// A dir is an open folder; noDir is one that is not there, in which nothing is found.
-type dir int
+// A folder is an open folder; noDir is one that is not there, in which nothing is found.
+type folder int
 
-const noDir dir = -1
+const noDir folder = -1
 
 func newReader(root string) *reader {
 	if root == "" {
@@ -34,19 +34,19 @@ func newReader(root string) *reader {
 
 func (r *reader) close() { r.root.close() }
 
-func open(at int, name string) dir {
+func open(at int, name string) folder {
 	fd, err := retry(func() (int, error) {
 		return unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	})
 	if err != nil {
 		return noDir
 	}
-	return dir(fd)
+	return folder(fd)
 }
 
-func (d dir) open(name string) dir { return open(int(d), name) }
+func (d folder) open(name string) folder { return open(int(d), name) }
 
-func (d dir) close() {
+func (d folder) close() {
 	if d != noDir {
 		_ = unix.Close(int(d)) // nothing was written
 	}
@@ -61,11 +61,11 @@ func retry(call func() (int, error)) (n int, err error) {
 }
 
 // function opens the folder of a PCI function.
-func (r *reader) function(a Address) dir { return r.root.open(devicesDir + "/" + a.String()) }
+func (r *reader) function(a Address) folder { return r.root.open(devicesDir + "/" + a.String()) }
 
 // raw reads an attribute without the white space at its end, into a buffer that the next call overwrites. Nil, false: it
 // is not there, or the driver refuses to say.
-func (r *reader) raw(d dir, name string) ([]byte, bool) {
+func (r *reader) raw(d folder, name string) ([]byte, bool) {
 	fd, err := retry(func() (int, error) { return unix.Openat(int(d), name, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return nil, false
@@ -83,12 +83,12 @@ func (r *reader) raw(d dir, name string) ([]byte, bool) {
 	return b, true
 }
 
-func (r *reader) text(d dir, name string) (string, bool) {
+func (r *reader) text(d folder, name string) (string, bool) {
 	b, ok := r.raw(d, name)
 	return string(b), ok
 }
 
-func (r *reader) number(d dir, name string) (int, bool) {
+func (r *reader) number(d folder, name string) (int, bool) {
 	b, ok := r.raw(d, name)
 	if !ok {
 		return 0, false
@@ -98,7 +98,7 @@ func (r *reader) number(d dir, name string) (int, bool) {
 }
 
 // hex reads an attribute such as 0x8086.
-func (r *reader) hex(d dir, name string) (uint32, bool) {
+func (r *reader) hex(d folder, name string) (uint32, bool) {
 	b, ok := r.raw(d, name)
 	if !ok || len(b) < 3 || len(b) > 10 || b[0] != '0' || b[1] != 'x' {
 		return 0, false
@@ -118,7 +118,7 @@ func (r *reader) id(v uint32) string {
 }
 
 // link is the last element of what a symbolic link points to; empty if there is none.
-func (r *reader) link(d dir, name string) string {
+func (r *reader) link(d folder, name string) string {
 	n, err := unix.Readlinkat(int(d), name, r.buf[:])
 	if err != nil {
 		return ""
@@ -136,12 +136,12 @@ func (r *reader) name(s string) string {
 	return s
 }
 
-func (d dir) exists(name string) bool {
+func (d folder) exists(name string) bool {
 	return unix.Faccessat(int(d), name, unix.F_OK, 0) == nil
 }
 
 // list gives the sorted names in a folder; none if it is not there.
-func (r *reader) list(d dir, name string) (names []string) {
+func (r *reader) list(d folder, name string) (names []string) {
 	fd, err := retry(func() (int, error) {
 		return unix.Openat(int(d), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	})
@@ -161,7 +161,7 @@ func (r *reader) list(d dir, name string) (names []string) {
 }
 
 // matching gives the sorted names in a folder that are prefix and a number.
-func (r *reader) matching(d dir, prefix string) []string {
+func (r *reader) matching(d folder, prefix string) []string {
 	return slices.DeleteFunc(r.list(d, "."), func(name string) bool {
 		number, ok := strings.CutPrefix(name, prefix)
 		_, err := strconv.ParseUint(number, 10, 32)

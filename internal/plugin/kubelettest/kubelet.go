@@ -48,7 +48,7 @@ type Kubelet struct {
 // New makes a kubelet that is not started, in a folder of its own.
 func New(t *testing.T) *Kubelet {
 	// Not t.TempDir: a socket's path has 107 bytes at most.
-	dir, err := os.MkdirTemp("", "kubelet")
+	dir, err := os.MkdirTemp("", "kubelet") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func (k *Kubelet) Register(_ context.Context, r *deviceplugin.RegisterRequest) (
 	k.mu.Lock()
 	k.calls["registered"]++
 	k.mu.Unlock()
-	k.connect(k.ctx, r.GetResourceName(), filepath.Join(k.Plugins(), r.GetEndpoint()))
+	k.connect(k.ctx, r.GetResourceName(), filepath.Join(k.Plugins(), r.GetEndpoint())) //nolint:contextcheck // the stream outlives the call
 	return &deviceplugin.Empty{}, nil
 }
 
