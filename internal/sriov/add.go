@@ -255,6 +255,7 @@ func refuseUplink(dev vf.Netdev) error {
 
 // attach changes the VF: from here on there is something to undo.
 func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, ns *netns.Netns) (*types100.Result, error) {
+	d.tellMAC(c, r)
 	if err := d.host.Write(d.pf, d.id.Index, vf.Plan(r.Baseline.Settings, r.Wanted)); err != nil {
 		return nil, settingError(c, err)
 	}
@@ -340,12 +341,22 @@ func settingError(c *call, err error) error {
 	return coded(code, fmt.Errorf("network %q: %w", c.cfg.Network, err))
 }
 
+// tellMAC gives the interface its MAC while the VF may still choose: once the PF's entry has one, igb refuses even that
+// one until the VF is reset. Where an administrator has set another MAC before us it is refused here, and moveIn insists.
+func (d *device) tellMAC(c *call, r *Record) {
+	if c.cfg.MAC == nil || r.Baseline.Netdev == nil {
+		return
+	}
+	if dev, ok := d.atHome(); ok && dev.MAC != *c.cfg.MAC {
+		if err := d.host.SetMAC(dev.Index, *c.cfg.MAC); err != nil {
+			c.log.Debug("the VF may not choose its MAC", "error", err)
+		}
+	}
+}
+
 // moveIn moves the interface into the pod, named, with its MAC and MTU, up, and makes sure that it arrived so.
 func (d *device) moveIn(ctx context.Context, c *call, r *Record, pod *vf.Conn) (vf.Netdev, error) {
 	a := vf.Arrival{Name: c.IfName, MTU: c.cfg.MTU, Up: true}
-	if c.cfg.MAC != nil {
-		a.MAC = *c.cfg.MAC
-	}
 	err := d.host.Move(r.Baseline.Netdev.Index, pod, a)
 	if errors.Is(err, vf.ErrExists) {
 		// One of its alternative names is taken there, and then it did not move. The record remembers them.
@@ -370,7 +381,8 @@ func (d *device) moveIn(ctx context.Context, c *call, r *Record, pod *vf.Conn) (
 	return dev, nil
 }
 
-// insist sets the interface's MAC until it is there: iavf takes it only after the VF reset that the PF's new entry caused.
+// insist sets the interface's MAC until it is there: iavf takes it only after the VF reset that the PF's new entry caused,
+// igbvf after the one that setting the interface down is.
 func (d *device) insist(ctx context.Context, pod *vf.Conn, dev, want vf.Netdev) (vf.Netdev, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()

@@ -4,15 +4,19 @@ package sriov_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/viaduct-sriov/viaduct/pkg/pci"
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
 
@@ -88,6 +92,64 @@ func TestAddDel(t *testing.T) {
 	}
 	if r := openRecords(t); len(r) != 0 {
 		t.Errorf("open records left: %v", r)
+	}
+}
+
+// igb lets an untrusted VF choose its MAC only until the PF's entry has one: the first ADD of a VF has to get that right,
+// also when an administrator had set another one before, and DEL has to leave the choice as it was.
+func TestMACWithoutTrust(t *testing.T) {
+	const wanted = "02:00:00:00:00:18"
+	for _, admin := range []string{"", "02:00:00:00:00:99"} {
+		t.Run("admin "+admin, func(t *testing.T) {
+			n := newNode(t)
+			d := n.vfs[0]
+			if admin != "" {
+				pf, err := pci.Read("/", d.PF)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n.ip("link", "set", pf.Netdevs[0].Name, "vf", strconv.Itoa(d.VFIndex), "mac", admin)
+			}
+			// A VF that no pod had yet: what is set now is the baseline.
+			if err := os.RemoveAll(records); err != nil {
+				t.Fatal(err)
+			}
+			before := n.state(d)
+			p := n.newPod()
+			result := unmarshal(t, p.call("ADD", p.conf(d, conf{"mac": wanted, "vlan": 100})).must(t))
+			if result.Interfaces[0].Mac != wanted {
+				t.Errorf("MAC %s in the result, want %s", result.Interfaces[0].Mac, wanted)
+			}
+			if link := n.ip("-n", p.ns, "link", "show", "net1"); !strings.Contains(link, wanted) || !strings.Contains(link, ",UP") {
+				t.Errorf("in the pod: %s, want it up with MAC %s", link, wanted)
+			}
+			p.call("DEL", p.conf(d, conf{"mac": wanted, "vlan": 100})).must(t)
+			if diff := cmp.Diff(before, n.state(d)); diff != "" {
+				t.Errorf("after DEL: %s", diff)
+			}
+		})
+	}
+}
+
+// Frames pass between two pods on one VLAN.
+func TestPodsTalk(t *testing.T) {
+	n := newNode(t)
+	var talkers []*pod
+	for i, d := range n.vfs[:2] {
+		p := n.newPod()
+		network := conf{"mac": fmt.Sprintf("02:00:00:00:00:2%d", i), "vlan": 100, "ipam": conf{"type": "test-ipam", "addresses": []string{fmt.Sprintf("10.9.0.2%d/24", i)}}}
+		p.call("ADD", p.conf(d, network)).must(t)
+		defer func() { p.call("DEL", p.conf(d, network)).must(t) }()
+		talkers = append(talkers, p)
+	}
+	for deadline := time.Now().Add(patience); ; {
+		out, err := exec.CommandContext(t.Context(), "ip", "netns", "exec", talkers[0].ns, "ping", "-c1", "-W1", "10.9.0.21").CombinedOutput()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no answer after %v: %s\n%s\n%s", patience, out, n.ip("-n", talkers[0].ns, "addr"), n.ip("-n", talkers[1].ns, "addr"))
+		}
 	}
 }
 

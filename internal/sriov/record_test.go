@@ -135,8 +135,8 @@ func TestSite(t *testing.T) {
 	}
 }
 
-// ownMAC decides whether DEL gives the choice of its MAC back to the VF.
-func TestOwnMAC(t *testing.T) {
+// DEL lets the VF choose its MAC until it has its own back, and leaves an entry alone that was not changed.
+func TestInterimMAC(t *testing.T) {
 	mac, other := vf.MAC{2, 0, 0, 0, 0, 1}, vf.MAC{2, 0, 0, 0, 0, 2}
 	with := func(pf *vf.MAC, dev *vf.Netdev) Baseline {
 		return Baseline{Settings: vf.Settings{MAC: pf}, Netdev: dev}
@@ -148,7 +148,7 @@ func TestOwnMAC(t *testing.T) {
 	}{
 		"the PF showed the VF's own, and it was changed": {with(&mac, &vf.Netdev{MAC: mac}), other, &vf.MAC{}},
 		"the PF showed the VF's own":                     {with(&mac, &vf.Netdev{MAC: mac}), mac, nil},
-		"one was set on the PF":                          {with(&mac, &vf.Netdev{MAC: other}), other, &mac},
+		"another was set on the PF":                      {with(&mac, &vf.Netdev{MAC: other}), other, &vf.MAC{}},
 		"none was":                                       {with(&vf.MAC{}, &vf.Netdev{MAC: mac}), other, &vf.MAC{}},
 		"no interface":                                   {with(&mac, nil), other, &mac},
 	}

@@ -35,24 +35,31 @@ func (d *device) restore(ctx context.Context, r *Record, paths ...string) error 
 
 	errs = append(errs, d.bringHome(r, append(paths, r.Netns.Path)))
 	// Without its interface at hand, too: what the PF enforces is undone at once. What is refused here shows in settle.
-	d.host.WriteEach(d.pf, d.id.Index, vf.Plan(have, interim(r.Baseline, have)))
+	meanwhile := interim(r.Baseline, have)
+	d.host.WriteEach(d.pf, d.id.Index, vf.Plan(have, meanwhile))
 	if r.Baseline.Netdev != nil {
-		errs = append(errs, d.resetNetdev(ctx, r))
+		free := meanwhile.MAC != nil && meanwhile.MAC.IsZero()
+		errs = append(errs, d.resetNetdev(ctx, r, free))
+		if free && !r.Baseline.ownMAC() {
+			d.host.WriteEach(d.pf, d.id.Index, vf.Settings{MAC: r.Baseline.Settings.MAC})
+		}
 	}
 	_, err = d.host.Settle(ctx, d.pf, d.id.Index, r.Baseline.Settings)
 	errs = append(errs, err)
 	return d.closeRecord(r, errors.Join(errs...))
 }
 
-// interim is what the PF is to enforce until the interface has its own MAC again. If the PF had shown the VF's own, then
-// none was set there: with the zero MAC the VF may choose, and takes its old one back.
+// interim is what the PF is to enforce until the interface has its own MAC again: with the zero MAC on the PF the VF may
+// choose, and takes its old one back. Where another MAC was set there before, settle puts it back after that.
 func interim(b Baseline, have vf.Settings) vf.Settings {
 	s := b.Settings
-	if b.ownMAC() {
+	if b.Netdev == nil || s.MAC == nil || have.MAC == nil {
+		return s
+	}
+	if *have.MAC == *s.MAC {
 		s.MAC = nil
-		if have.MAC != nil && *have.MAC != *b.Settings.MAC {
-			s.MAC = new(vf.MAC)
-		}
+	} else {
+		s.MAC = new(vf.MAC)
 	}
 	return s
 }
@@ -137,8 +144,9 @@ func (d *device) spareName() string {
 	return "vf" + strings.NewReplacer(":", "", ".", "").Replace(d.key())
 }
 
-// resetNetdev waits for the interface to be at home and gives it back what it had.
-func (d *device) resetNetdev(ctx context.Context, r *Record) error {
+// resetNetdev waits for the interface to be at home and gives it back what it had. forgot says that the PF shows the VF's
+// own MAC only once the VF tells it again.
+func (d *device) resetNetdev(ctx context.Context, r *Record, forgot bool) error {
 	dev, err := d.await(ctx)
 	if err != nil {
 		return err
@@ -154,6 +162,11 @@ func (d *device) resetNetdev(ctx context.Context, r *Record) error {
 	// Under the name that it has, even if that is not the one it should have.
 	if err = errors.Join(err, vf.ResetTuning(now.Name, r.Baseline.Tuning)); err != nil {
 		return err
+	}
+	if forgot && dev.MAC == want.MAC {
+		if err = d.host.SetMAC(now.Index, want.MAC); err != nil {
+			return err
+		}
 	}
 	// Taken without an error is not yet done: igbvf ignores a MAC that the PF does not allow, and udev may rename.
 	if now.Name != want.Name || now.MAC != want.MAC {

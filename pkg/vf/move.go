@@ -13,7 +13,6 @@ import (
 // down: every move sets an interface down.
 type Arrival struct {
 	Name string
-	MAC  MAC
 	MTU  int
 	Up   bool
 }
@@ -22,8 +21,8 @@ type Arrival struct {
 // else the Arrival says. It takes its addresses and routes away, and sets it down.
 //
 // It is not atomic. An error may come before the move (the errors wrap ErrExists: its present name and Name, or one of its
-// alternative names, is taken there) or after it (Name or MTU or MAC is refused there), so after an error look in both
-// namespaces with Find.
+// alternative names, is taken there) or after it (Name or MTU is refused there), so after an error look in both namespaces
+// with Find. A MAC is not part of it: that is the one thing that drivers refuse for reasons of their own, see SetMAC.
 func (c *Conn) Move(index int, to *Conn, a Arrival) error {
 	c.Count.Moves++
 	var up uint32
@@ -35,16 +34,13 @@ func (c *Conn) Move(index int, to *Conn, a Arrival) error {
 	if a.Name != "" {
 		c.attr(r, unix.IFLA_IFNAME, nl.ZeroTerminated(a.Name))
 	}
-	if !a.MAC.IsZero() {
-		c.attr(r, unix.IFLA_ADDRESS, a.MAC[:])
-	}
 	if a.MTU != 0 {
 		c.attr(r, unix.IFLA_MTU, nl.Uint32Attr(uint32(a.MTU)))
 	}
 	if err := c.set(r); err != nil {
 		return &Refused{
 			Device:    fmt.Sprintf("interface %d in %s", index, c.ns.Path()),
-			Attribute: "namespace", Value: fmt.Sprintf("%s, name %q, MAC %v, MTU %d", to.ns.Path(), a.Name, a.MAC, a.MTU), Err: err,
+			Attribute: "namespace", Value: fmt.Sprintf("%s, name %q, MTU %d", to.ns.Path(), a.Name, a.MTU), Err: err,
 		}
 	}
 	return nil
@@ -56,6 +52,18 @@ func (c *Conn) Down(index int) error {
 	err := c.set(c.request(unix.RTM_SETLINK, unix.NLM_F_ACK, index, 0, unix.IFF_UP))
 	if err != nil {
 		return &Refused{Device: fmt.Sprintf("interface %d in %s", index, c.ns.Path()), Attribute: "link", Value: "down", Err: err}
+	}
+	return nil
+}
+
+// SetMAC sets the interface's own MAC. The error wraps ErrAddress if the PF does not let the VF have it: igb lets an
+// untrusted VF choose only while no MAC is set on the PF, not even to choose the one that is set there.
+func (c *Conn) SetMAC(index int, m MAC) error {
+	c.Count.Others++
+	r := c.request(unix.RTM_SETLINK, unix.NLM_F_ACK, index, 0, 0)
+	c.attr(r, unix.IFLA_ADDRESS, m[:])
+	if err := c.set(r); err != nil {
+		return &Refused{Device: fmt.Sprintf("interface %d in %s", index, c.ns.Path()), Attribute: "mac", Value: m.String(), Err: err}
 	}
 	return nil
 }

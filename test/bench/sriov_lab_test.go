@@ -185,10 +185,13 @@ func clock(b *testing.B, f func() error) float64 {
 }
 
 func (s *setup) floorAdd() error {
+	if err := s.host.SetMAC(s.dev.Index, mac); err != nil {
+		return err
+	}
 	if err := s.host.Write(s.pf, s.vf.VFIndex, vf.Plan(s.before, wanted)); err != nil {
 		return err
 	}
-	return s.host.Move(s.dev.Index, s.pod, vf.Arrival{Name: "net1", MAC: mac, Up: true})
+	return s.host.Move(s.dev.Index, s.pod, vf.Arrival{Name: "net1", Up: true})
 }
 
 func (s *setup) floorDel() error {
