@@ -128,9 +128,15 @@ func (o options) runNode(ctx context.Context, cache, config string, control *con
 		PFs: o.pfs, NUMANodes: o.numa, MemoryMiB: o.memory, Separate: !o.joined,
 		Uplink: true, HostForwards: []string{"tcp:" + kubelet + "-" + kubelet},
 		Persist: o.persist, Artefacts: o.artefacts,
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, TTY: o.shell,
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, TTY: isTerminal(os.Stdin) && isTerminal(os.Stdout),
 		Cache: cache, Log: logf,
 	}, []string{self, nodeCommand, config})
+}
+
+// isTerminal tells whether a person sits at f: what they run in the guest then gets a terminal, too.
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // ownProc mounts the /proc of the new process namespace. Programs that look themselves up there would find somebody else.

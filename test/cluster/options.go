@@ -21,7 +21,6 @@ type options struct {
 	persist   string
 	artefacts string
 	command   []string
-	shell     bool
 }
 
 func newFlags(o *options) *flag.FlagSet {
@@ -49,7 +48,7 @@ func parseOptions(args []string) (options, error) {
 		return o, err
 	}
 	o.command = f.Args()
-	if o.shell = args[0] == "shell"; o.shell {
+	if args[0] == "shell" {
 		if len(o.command) > 0 {
 			return o, fmt.Errorf("shell takes no command, got %q", o.command)
 		}

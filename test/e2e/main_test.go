@@ -61,6 +61,9 @@ func deploy(ctx context.Context) error {
 	if err := poll(ctx, deployed); err != nil {
 		return err
 	}
+	if baseline, err = look(); err != nil {
+		return fmt.Errorf("look at the node: %w", err)
+	}
 	fmt.Printf("deployed in %s\n", time.Since(start).Round(time.Second))
 	return nil
 }

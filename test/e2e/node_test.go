@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -132,11 +133,19 @@ func vfNetdev(address string) (*vfLink, error) {
 }
 
 // stateFolders is where the product, and the IPAM plugin it calls, keep what belongs to a pod.
-var stateFolders = []string{
-	"/run/viaduct/vf", "/var/lib/viaduct", "/var/run/k8s.cni.cncf.io/devinfo/cni", "/var/lib/cni",
+var stateFolders = []string{vfRecords, "/var/lib/viaduct", "/var/run/k8s.cni.cncf.io/devinfo/cni", "/var/lib/cni"}
+
+const vfRecords = "/run/viaduct/vf"
+
+// isFree tells whether a VF's record says that nobody has it.
+func isFree(path string) bool {
+	var file struct{ Record struct{ Phase string } }
+	data, err := os.ReadFile(path)
+	return err == nil && json.Unmarshal(data, &file) == nil && file.Record.Phase == "free"
 }
 
-// stateFiles lists what is there, but for what an IPAM plugin or a lock keeps per network or per VF.
+// stateFiles lists what is there, but for what is kept for good, once per network or per VF: locks, the address that an
+// IPAM plugin gave last, the record that says that a VF is as it should be.
 func stateFiles() ([]string, error) {
 	var files []string
 	for _, folder := range stateFolders {
@@ -148,7 +157,7 @@ func stateFiles() ([]string, error) {
 				return err
 			case d.IsDir(), name == "lock", strings.HasPrefix(name, "last_reserved_ip"):
 				return nil
-			case filepath.Dir(path) == "/run/viaduct/vf" && strings.HasSuffix(name, ".lock"):
+			case filepath.Dir(path) == vfRecords && (strings.HasSuffix(name, ".lock") || isFree(path)):
 				return nil
 			}
 			files = append(files, path)
@@ -171,17 +180,27 @@ func mustLook(t *testing.T) picture {
 	return p
 }
 
-// unchanged waits until the node is as it was before.
-func unchanged(t *testing.T, before picture) {
+// baseline is the node before the first pod.
+var baseline picture
+
+// leaveNothing has the test fail unless the node is as it was before the first pod when the test's pods are gone. Call it
+// before making any: what a test did not clean up must not become the next one's normal.
+func leaveNothing(t *testing.T) {
 	t.Helper()
-	eventually(t, "the node to be as it was", func(context.Context) error {
-		now, err := look()
-		if err != nil {
-			return err
+	t.Cleanup(func() {
+		if err := poll(context.WithoutCancel(t.Context()), isBaseline); err != nil {
+			t.Errorf("waiting for the node to be as it was: %v", err)
 		}
-		if diff := cmp.Diff(before, now); diff != "" {
-			return fmt.Errorf("it differs (-before +now):\n%s", diff)
-		}
-		return nil
 	})
+}
+
+func isBaseline(context.Context) error {
+	now, err := look()
+	if err != nil {
+		return err
+	}
+	if diff := cmp.Diff(baseline, now); diff != "" {
+		return fmt.Errorf("it differs (-before +now):\n%s", diff)
+	}
+	return nil
 }

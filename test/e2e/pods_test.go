@@ -101,14 +101,14 @@ func (p pod) exec(ctx context.Context, argv ...string) (string, error) {
 	return strings.TrimSpace(out), err
 }
 
-// device is the PCI address of the pod's only VF, as its environment has it.
-func (p pod) device(t *testing.T) string {
+// devices are the PCI addresses of the pod's VFs, as its environment has them.
+func (p pod) devices(t *testing.T) []string {
 	t.Helper()
-	out, err := p.exec(t.Context(), "printenv", "PCIDEVICE_INTEL_COM_SRIOV")
+	out, err := p.exec(t.Context(), "sh", "-c", "echo $PCIDEVICE_INTEL_COM_SRIOV")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out
+	return strings.Split(out, ",")
 }
 
 // A podNetwork is an entry of network-status.

@@ -49,7 +49,8 @@ func uplink() (netlink.Link, error) {
 	return nil, errors.New("no virtio NIC: the VM was started without an uplink")
 }
 
-// makeVFs makes c.VFs virtual functions on each PF, and sets the PFs up.
+// makeVFs sets the PFs up and makes c.VFs virtual functions on each. In this order: a VF whose PF is down finds nobody to
+// talk to when its driver starts, waits two seconds in vain, and has no carrier later on.
 func (c Config) makeVFs() error {
 	found, err := filepath.Glob("/sys/class/net/*/device/sriov_totalvfs")
 	if err != nil {
@@ -58,15 +59,15 @@ func (c Config) makeVFs() error {
 	for _, path := range found {
 		device := filepath.Dir(path)
 		name := filepath.Base(filepath.Dir(device))
-		if err := os.WriteFile(filepath.Join(device, "sriov_numvfs"), []byte(strconv.Itoa(c.VFs)), 0o644); err != nil {
-			return fmt.Errorf("make %d VFs on %s: %w", c.VFs, name, err)
-		}
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("find PF %s: %w", name, err)
 		}
 		if err := netlink.LinkSetUp(link); err != nil {
 			return fmt.Errorf("set PF %s up: %w", name, err)
+		}
+		if err := os.WriteFile(filepath.Join(device, "sriov_numvfs"), []byte(strconv.Itoa(c.VFs)), 0o644); err != nil {
+			return fmt.Errorf("make %d VFs on %s: %w", c.VFs, name, err)
 		}
 	}
 	return nil

@@ -62,9 +62,7 @@ func Run(ctx context.Context, c Config) (exit int, err error) {
 		return 0, err
 	}
 	defer group.Stop()
-	started := time.Now()
 	if err = c.start(ctx, group, admin); err == nil {
-		slog.Info("node ready", "after", time.Since(started).Round(100*time.Millisecond).String())
 		exit, err = c.command(ctx)
 	}
 	if (err != nil || exit != 0) && ctx.Err() == nil {
@@ -75,15 +73,31 @@ func Run(ctx context.Context, c Config) (exit int, err error) {
 
 // start brings the daemons up, and returns when pods can run.
 func (c Config) start(ctx context.Context, group *process.Group, admin *api.Client) error {
-	for _, step := range []func(context.Context, *process.Group) error{
-		c.startContainerd, c.importImages, c.startKubelet, c.startProxy,
+	awaitReady := func(ctx context.Context, group *process.Group) error {
+		return group.Await(ctx, "the node to be ready", 5*time.Minute, func(ctx context.Context) error { return ready(ctx, admin) })
+	}
+	var took []any
+	for _, step := range []struct {
+		name string
+		do   func(context.Context, *process.Group) error
+	}{
+		{"containerd", c.startContainerd},
+		{"kubelet", c.startKubelet},
+		{"images", c.importImages}, // while the kubelet registers the node
+		{"proxy", c.startProxy},
+		{"ready", awaitReady},
 	} {
-		if err := step(ctx, group); err != nil {
+		began := time.Now()
+		if err := step.do(ctx, group); err != nil {
 			return err
 		}
+		took = append(took, step.name, seconds(time.Since(began)))
 	}
-	return group.Await(ctx, "the node to be ready", 3*time.Minute, func(ctx context.Context) error { return ready(ctx, admin) })
+	slog.Info("the node is ready", took...)
+	return nil
 }
+
+func seconds(d time.Duration) string { return d.Round(100 * time.Millisecond).String() }
 
 // command runs the command with an administrator's kubeconfig and the cluster's programs on PATH.
 func (c Config) command(ctx context.Context) (exit int, err error) {
