@@ -22,6 +22,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/safchain/ethtool"
 
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
@@ -247,8 +248,8 @@ func newNode(t *testing.T) *node {
 type state struct {
 	Settings vf.Settings
 	Netdev   vf.Netdev
-	Features string
-	Rings    string
+	Features map[string]bool
+	Rings    ethtool.Ring
 }
 
 func (n *node) state(d *pci.Device) state {
@@ -282,13 +283,17 @@ func (n *node) stateNow(d *pci.Device) (s state, err error) {
 	}
 	s.Netdev.Index = 0       // may change with a rebind
 	s.Netdev.Carrier = false // not ours
-	for option, field := range map[string]*string{"-k": &s.Features, "-g": &s.Rings} {
-		out, err := exec.Command("ethtool", option, s.Netdev.Name).Output()
-		if err != nil {
-			return s, fmt.Errorf("ethtool %s %s: %w", option, s.Netdev.Name, err)
-		}
-		// The first line is the name.
-		_, *field, _ = strings.Cut(string(out), "\n")
+	// By another program's code than the one that is tested.
+	e, err := ethtool.NewEthtool()
+	if err != nil {
+		return s, fmt.Errorf("open ethtool: %w", err)
+	}
+	defer e.Close()
+	if s.Features, err = e.Features(s.Netdev.Name); err != nil {
+		return s, fmt.Errorf("read the features of %s: %w", s.Netdev.Name, err)
+	}
+	if s.Rings, err = e.GetRing(s.Netdev.Name); err != nil {
+		return s, fmt.Errorf("read the rings of %s: %w", s.Netdev.Name, err)
 	}
 	return s, nil
 }

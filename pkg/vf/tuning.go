@@ -19,7 +19,9 @@ type Tuning struct {
 	Channels []uint32 `json:"channels,omitempty"` // of a struct ethtool_channels, from rx_count on
 }
 
-// The ioctls are made here and not by a library: those that there are ask for the names of all features, a megabyte.
+// The ioctls are made here and not by a library. safchain/ethtool, which the tests look with, asks for the names of all
+// features (a megabyte), and hands the kernel addresses of its stack as plain numbers, which do not follow a stack that
+// grows.
 const (
 	ethtoolGRings    = 0x10
 	ethtoolSRings    = 0x11
