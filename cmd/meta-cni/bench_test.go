@@ -127,7 +127,7 @@ func BenchmarkAddDefaultBridge(b *testing.B) {
 	}
 	bridge := fmt.Sprintf(`"type":"bridge","bridge":"viaductbench0","isGateway":true,"ipam":{"type":"host-local","dataDir":%q,"subnet":"10.213.0.0/16"}`,
 		filepath.Join(n.dir, "leases"))
-	b.Cleanup(func() { _ = exec.Command("ip", "link", "del", "viaductbench0").Run() }) //nolint:noctx // the benchmark's has ended
+	b.Cleanup(func() { _ = exec.Command("ip", "link", "del", "viaductbench0").Run() })
 	n.def = `{"cniVersion":"1.0.0","name":"pods","plugins":[{` + bridge + `}]}`
 	conf := `{"cniVersion":"1.0.0","name":"pods",` + bridge + `}`
 	addDel(b, n, func() {

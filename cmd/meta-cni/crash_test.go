@@ -46,8 +46,11 @@ func (n *node) killed(verb string, after int) (faster bool) {
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ended is the next call's to find out
+		close(done)
+	}()
 	for {
 		c, e := n.progress()
 		if c-calls+max(e-effects, effects-e) >= after {

@@ -106,7 +106,7 @@ func serve(t *testing.T, path string, answers ...string) {
 				return
 			}
 			var req Request
-			_ = ReadFrame(conn, &req) //nolint:errcheck // a client may have gone
+			_ = ReadFrame(conn, &req) // a client may have gone
 			_, _ = io.WriteString(conn, answers[min(i, len(answers)-1)])
 			conn.Close()
 		}
@@ -245,6 +245,6 @@ func FuzzReadFrame(f *testing.F) {
 		if err := ReadFrame(&buf, &again); err != nil {
 			t.Fatal(err)
 		}
-		_ = check(&again) //nolint:errcheck // must not panic
+		_ = check(&again) // must not panic
 	})
 }

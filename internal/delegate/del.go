@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/network"
@@ -103,8 +104,7 @@ func (r *Runner) delOne(ctx context.Context, rec *Record, a *Attached, netns str
 		extra["prevResult"] = a.Result
 	}
 	var errs []error
-	for i := len(chain.Plugins) - 1; i >= 0; i-- {
-		p := chain.Plugins[i]
+	for _, p := range slices.Backward(chain.Plugins) {
 		stdin, err := chain.stdin(p, capabilities, extra)
 		if err == nil {
 			_, err = r.exec(ctx, call{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -58,7 +57,7 @@ func newNode(t testing.TB) *node {
 			Path:    "/nonexistent:" + filepath.Join(dir, "bin"),
 			Devices: devinfo.Dir{Root: filepath.Join(dir, "devinfo")},
 			Timeout: 20 * time.Second, LockWait: 20 * time.Second,
-			Log: slog.New(slog.NewTextHandler(io.Discard, nil)), allowSelf: true,
+			Log: slog.New(slog.DiscardHandler), allowSelf: true,
 		},
 	}
 	for _, d := range []string{"bin", "effects"} {

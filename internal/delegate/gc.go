@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"time"
@@ -124,9 +125,7 @@ func (r *Runner) gcPlugins(ctx context.Context, def network.Attachment, s *valid
 	}
 	chains := map[string]*Chain{chain.Name + string(def.Config): chain}
 	if s.complete() {
-		for key, other := range s.configs {
-			chains[key] = other
-		}
+		maps.Copy(chains, s.configs)
 	}
 	var errs []error
 	for _, c := range chains {

@@ -21,7 +21,7 @@ import (
 // realPlugins builds the reference CNI plugins, once for all tests.
 var realPlugins = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(testDir, "plugins")
-	build := exec.Command("go", "build", "-C", "testdata/plugins", "-o", dir+"/", "tool") //nolint:noctx // for all tests
+	build := exec.Command("go", "build", "-C", "testdata/plugins", "-o", dir+"/", "tool")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("build the CNI plugins: %w: %s", err, out)

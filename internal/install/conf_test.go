@@ -16,7 +16,7 @@ func TestRemoveConf(t *testing.T) {
 	write(t, filepath.Join(dir, "10-default.conflist"), "{}")
 	write(t, filepath.Join(dir, Conf), "{}")
 
-	l, err := net.Listen("unix", socket) //nolint:noctx // it never blocks
+	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}

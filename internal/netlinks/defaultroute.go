@@ -33,9 +33,9 @@ func SetDefaultRoutes(path string, want []Gateway) error {
 	defer h.Close()
 	routes := make([]netlink.Route, 0, len(want))
 	for _, g := range want {
-		route, err := defaultRoute(h, g)
-		if err != nil {
-			return err
+		route, resolveErr := defaultRoute(h, g)
+		if resolveErr != nil {
+			return resolveErr
 		}
 		routes = append(routes, route)
 	}

@@ -25,7 +25,7 @@ func podNetns(t *testing.T, name string, lines ...string) (path string, in func(
 	t.Helper()
 	sh(t, "ip netns add "+name)
 	t.Cleanup(func() {
-		if out, err := exec.Command("ip", "netns", "del", name).CombinedOutput(); err != nil { //nolint:noctx // the test's has ended
+		if out, err := exec.Command("ip", "netns", "del", name).CombinedOutput(); err != nil {
 			t.Errorf("%v: %s", err, out)
 		}
 	})

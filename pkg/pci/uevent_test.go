@@ -16,15 +16,18 @@ func TestParseUevent(t *testing.T) {
 	}{
 		"driver bound": {
 			"bind@/devices/pci0000:00/0000:00:02.0/0000:02:10.0|ACTION=bind|DEVPATH=/devices/pci0000:00/0000:00:02.0/0000:02:10.0|SUBSYSTEM=pci|DRIVER=igbvf|SEQNUM=1",
-			Change{Action: "bind", Subsystem: "pci", Address: vf}, true,
+			Change{Action: "bind", Subsystem: "pci", Address: vf},
+			true,
 		},
 		"interface moved away": {
 			"remove@/x|ACTION=remove|DEVPATH=/devices/pci0000:00/0000:02:10.0/net/eth5|SUBSYSTEM=net|INTERFACE=eth5",
-			Change{Action: "remove", Subsystem: "net", Address: vf}, true,
+			Change{Action: "remove", Subsystem: "net", Address: vf},
+			true,
 		},
 		"auxiliary device": {
 			"add@/x|ACTION=add|DEVPATH=/devices/pci0000:00/0000:02:10.0/mlx5_core.sf.2|SUBSYSTEM=auxiliary",
-			Change{Action: "add", Subsystem: "auxiliary", Address: vf}, true,
+			Change{Action: "add", Subsystem: "auxiliary", Address: vf},
+			true,
 		},
 		"not PCI":      {"add@/x|ACTION=add|DEVPATH=/devices/virtual/net/veth1|SUBSYSTEM=net", Change{Action: "add", Subsystem: "net"}, false},
 		"udev's":       {"libudev|ACTION=add", Change{Action: "add"}, false},

@@ -128,7 +128,7 @@ func vfNetdev(address string) (*vfLink, error) {
 	a := link.Attrs()
 	return &vfLink{
 		Name: a.Name, MAC: a.HardwareAddr.String(), Alias: a.Alias, AltNames: a.AltNames, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0,
-		Promisc: a.Promisc, AllMulti: int(a.Allmulti), Addresses: len(addrs),
+		Promisc: a.Promisc, AllMulti: a.Allmulti, Addresses: len(addrs),
 	}, nil
 }
 

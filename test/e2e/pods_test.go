@@ -63,11 +63,11 @@ func (p pod) remove(ctx context.Context, t *testing.T) {
 		t.Fatal(err)
 	}
 	err = poll(ctx, func(ctx context.Context) error {
-		_, err := client.CoreV1().Pods(namespace).Get(ctx, p.name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
+		_, getErr := client.CoreV1().Pods(namespace).Get(ctx, p.name, metav1.GetOptions{})
+		if apierrors.IsNotFound(getErr) {
 			return nil
 		}
-		return errors.Join(err, fmt.Errorf("pod %s is still there", p.name))
+		return errors.Join(getErr, fmt.Errorf("pod %s is still there", p.name))
 	})
 	if err != nil {
 		t.Fatal(err)

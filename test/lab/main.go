@@ -62,28 +62,28 @@ func run(ctx context.Context, args []string) (exit int, err error) {
 		&cobra.Command{
 			Use: "run [flags] -- COMMAND [ARGUMENT...]", Short: "Run a command in the lab, with its output and exit status",
 			Args: cobra.MinimumNArgs(1),
-			RunE: func(cmd *cobra.Command, argv []string) error {
+			RunE: func(_ *cobra.Command, argv []string) error {
 				if !vm.IsTerminal(os.Stdin) { // a terminal is for lab shell: reading it here would stop a job in the background
 					c.Stdin = os.Stdin
 				}
-				exit, err = inLab(cmd.Context(), c, argv)
+				exit, err = inLab(ctx, c, argv)
 				return err
 			},
 		},
 		&cobra.Command{
 			Use: "shell [flags] [-- COMMAND [ARGUMENT...]]", Short: "Open a shell in the lab, or another command on a terminal",
-			RunE: func(cmd *cobra.Command, argv []string) error {
+			RunE: func(_ *cobra.Command, argv []string) error {
 				if len(argv) == 0 {
 					argv = []string{"/bin/bash", "-i"}
 				}
 				c.Stdin, c.TTY = os.Stdin, true
-				exit, err = inLab(cmd.Context(), c, argv)
+				exit, err = inLab(ctx, c, argv)
 				return err
 			},
 		},
 		&cobra.Command{
 			Use: "prepare", Short: "Install and unpack what the lab needs, and boot nothing", Args: cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error { return vm.Prepare(cmd.Context(), c) },
+			RunE: func(*cobra.Command, []string) error { return vm.Prepare(ctx, c) },
 		})
 	if e := root.ExecuteContext(ctx); e != nil {
 		return exit, e

@@ -69,7 +69,7 @@ func setSysctls() error {
 
 // command runs a program that is silent when all is well.
 func command(name string, args ...string) error {
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil { //nolint:noctx // at boot, mount and the like
 		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
 	return nil

@@ -80,7 +80,7 @@ func (g *Group) launch(d *daemon) error {
 		return fmt.Errorf("start %s: %w", d.name, err)
 	}
 	defer out.Close()
-	cmd := exec.Command(d.argv[0], d.argv[1:]...)
+	cmd := exec.Command(d.argv[0], d.argv[1:]...) //nolint:noctx // it outlives the call, and ends with the group
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

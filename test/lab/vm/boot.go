@@ -226,8 +226,8 @@ func (b *boot) listen() {
 		case wire.InputTaken:
 			b.taken <- struct{}{}
 		case wire.Exit:
-			exit, err := wire.Number(payload)
-			b.result = &result{exit, err}
+			exit, malformed := wire.Number(payload)
+			b.result = &result{exit, malformed}
 			return
 		case wire.Failed:
 			b.result = &result{err: fmt.Errorf("%w: %s", ErrCommand, payload)}

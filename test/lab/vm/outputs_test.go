@@ -19,12 +19,14 @@ func TestOutputs(t *testing.T) {
 		}, nil, output{dirs: []string{"/tmp/b/cover"}, files: []string{"/tmp/b/_cover_.out", "/src/cpu.out"}}},
 		{
 			"relative, two dashes, two words",
-			[]string{"x.test", "--test.memprofile", "m.out", "-test.fuzzcachedir", "cache"}, nil,
+			[]string{"x.test", "--test.memprofile", "m.out", "-test.fuzzcachedir", "cache"},
+			nil,
 			output{dirs: []string{"/work/cache"}, files: []string{"/work/m.out"}},
 		},
 		{
 			"relative output folder",
-			[]string{"x.test", "-test.trace=t.out", "-test.outputdir=sub"}, nil,
+			[]string{"x.test", "-test.trace=t.out", "-test.outputdir=sub"},
+			nil,
 			output{files: []string{"/work/sub/t.out"}},
 		},
 		{"after the flags", []string{"x.test", "--", "-test.trace=t.out"}, nil, output{}},

@@ -62,11 +62,11 @@ func qemuArgs(c Config, m machine) []string {
 	args = append(args, nicArgs(c)...)
 	args = append(args, hostArgs(m)...)
 	if c.Uplink {
-		netdev := "user,id=uplink"
+		netdev := []string{"user,id=uplink"}
 		for _, f := range c.HostForwards {
-			netdev += ",hostfwd=" + f
+			netdev = append(netdev, "hostfwd="+f)
 		}
-		args = append(args, "-netdev", netdev, "-device", "virtio-net-pci,netdev=uplink,bus=pcie.0,mac=52:54:00:22:22:01")
+		args = append(args, "-netdev", strings.Join(netdev, ","), "-device", "virtio-net-pci,netdev=uplink,bus=pcie.0,mac=52:54:00:22:22:01")
 	}
 	return args
 }

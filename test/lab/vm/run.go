@@ -206,8 +206,8 @@ func makeRunFolder(cache string) (dir string, locked *os.File, err error) {
 		return "", nil, fmt.Errorf("make the run's folder: %w", err)
 	}
 	for _, entry := range old {
-		info, err := entry.Info()
-		if err != nil || time.Since(info.ModTime()) < sweepAge {
+		info, gone := entry.Info()
+		if gone != nil || time.Since(info.ModTime()) < sweepAge {
 			continue
 		}
 		path := filepath.Join(all, entry.Name())
