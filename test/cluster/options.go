@@ -33,7 +33,7 @@ func newFlags(o *options) *flag.FlagSet {
 	f.IntVar(&o.vfs, "vfs", 4, fmt.Sprintf("`number` of VFs made on each of them, %d at most", vm.MaxVFs))
 	f.IntVar(&o.numa, "numa", 2, "`number` of NUMA nodes")
 	f.BoolVar(&o.joined, "joined", true, "put all NICs on one Ethernet segment")
-	f.IntVar(&o.memory, "memory", 4096, "memory of the node, in `MiB`")
+	f.IntVar(&o.memory, "memory", vm.MaxMemoryMiB, "memory of the node, in `MiB`")
 	f.StringVar(&o.persist, "persist", "", "`folder` for the cluster's state: the next start on it is the same cluster, its node rebooted")
 	f.StringVar(&o.artefacts, "artefacts", "", "`folder` for the logs")
 	return f

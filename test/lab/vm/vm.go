@@ -20,6 +20,11 @@ import (
 // MaxVFs is how many VFs an emulated 82576 offers per PF.
 const MaxVFs = 7
 
+// MaxMemoryMiB is the most memory that a guest with PFs may have. From 2816 MiB on, QEMU's q35 puts a part of it above
+// 4 GiB, and then the emulated igb's VFs come up without carrier and pass no frames (seen with 2800 and 4096 MiB, the same
+// kernel, drivers and commands).
+const MaxMemoryMiB = 2800
+
 // Errors that a caller may want to tell apart.
 var (
 	// ErrNotPrepared: something is missing that Prepare could not install. The text lists what.
@@ -37,7 +42,7 @@ type Config struct {
 	PFs       int // igb NICs; 0 means 2, negative none
 	VFs       int // how many VFs per PF a test should create, 1 to 7; 0 means 7. See Environ.
 	NUMANodes int // PF i is on node i mod NUMANodes; 0 means 2
-	MemoryMiB int // 0 means 2048
+	MemoryMiB int // 0 means 2048; at most MaxMemoryMiB with PFs
 	CPUs      int // 0 means the larger of 2 and NUMANodes
 	// Separate gives each PF an Ethernet segment of its own; otherwise all PFs are on one.
 	Separate bool
@@ -148,6 +153,8 @@ func (c Config) check() error {
 		return fmt.Errorf("configure the lab: %d CPUs for %d NUMA nodes, each needs one", c.CPUs, c.NUMANodes)
 	case c.PFs > maxPFsPerNode*c.NUMANodes:
 		return fmt.Errorf("configure the lab: %d PFs, %d NUMA nodes carry at most %d", c.PFs, c.NUMANodes, maxPFsPerNode*c.NUMANodes)
+	case c.PFs > 0 && c.MemoryMiB > MaxMemoryMiB:
+		return fmt.Errorf("configure the lab: %d MiB of memory, %d at most: the emulated NIC's VFs carry no frames when memory lies above 4 GiB", c.MemoryMiB, MaxMemoryMiB)
 	case c.MemoryMiB < 256*c.NUMANodes:
 		return fmt.Errorf("configure the lab: %d MiB of memory, %d NUMA nodes need at least %d", c.MemoryMiB, c.NUMANodes, 256*c.NUMANodes)
 	case len(c.HostForwards) > 0 && !c.Uplink:
