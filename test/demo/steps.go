@@ -79,6 +79,10 @@ func (d *demo) makeVFs(ctx context.Context, vfs int) ([]pf, error) {
 	}
 	for i, f := range pfs {
 		d.say("%s: %s, driver %s, %d VFs of %d", f.name, f.bdf, f.driver, f.num, f.total)
+		// The PF first: a VF whose driver starts while the PF is not there to answer may stay without carrier.
+		if err := d.bringUp(ctx, f.name); err != nil {
+			return nil, err
+		}
 		if f.num == 0 {
 			pfs[i].num = min(vfs, f.total)
 			path := netClass + "/" + f.name + "/device/sriov_numvfs"
@@ -86,9 +90,6 @@ func (d *demo) makeVFs(ctx context.Context, vfs int) ([]pf, error) {
 			if err := writeSysfs(path, strconv.Itoa(pfs[i].num)); err != nil {
 				return nil, err
 			}
-		}
-		if _, err := d.run(ctx, "ip", "link", "set", "dev", f.name, "up"); err != nil {
-			return nil, err
 		}
 	}
 	return pfs, d.wait(ctx, long, "each VF has its driver and netdev", func(ctx context.Context) (bool, string, error) {
@@ -103,6 +104,16 @@ func (d *demo) makeVFs(ctx context.Context, vfs int) ([]pf, error) {
 			}
 		}
 		return ready == len(all), fmt.Sprintf("%d of %d", ready, len(all)), nil
+	})
+}
+
+func (d *demo) bringUp(ctx context.Context, name string) error {
+	if _, err := d.run(ctx, "ip", "link", "set", "dev", name, "up"); err != nil {
+		return err
+	}
+	return d.wait(ctx, long, name+" has carrier", func(context.Context) (bool, string, error) {
+		carrier, err := readInt(netClass + "/" + name + "/carrier")
+		return carrier == 1, "", err
 	})
 }
 
