@@ -18,8 +18,9 @@ func CNIError(pod network.Pod, err error) *types.Error {
 		return nil
 	}
 	msg := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
-	if pod.Name != "" {
-		msg = "pod " + pod.Namespace + "/" + pod.Name + ": " + msg
+	// The agent names the pod already in what it finds wrong with the pod's networks.
+	if name := "pod " + pod.Namespace + "/" + pod.Name; pod.Name != "" && !strings.HasPrefix(msg, name) {
+		msg = name + ": " + msg
 	}
 	return types.NewError(code(err), msg, "")
 }
