@@ -32,7 +32,13 @@ demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from not
 	bin/cluster run --vfs 0 --image bin/image.tar -- bin/demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: test-unit test-lab test-cluster ## every test there is
+test: ## every test there is
+	@for part in unit lab cluster; do \
+		start=$$SECONDS; \
+		echo "== make test-$$part"; \
+		$(MAKE) test-$$part || { echo "== make test-$$part FAILED after $$((SECONDS - start)) s"; exit 1; }; \
+		echo "== make test-$$part passed, $$((SECONDS - start)) s"; \
+	done
 
 ## building
 
