@@ -12,7 +12,7 @@ export GOTOOLCHAIN ?= auto
 # Static, stripped, without build paths: the same commit gives the same bytes. The version is the commit's (buildvcs).
 PRODUCT_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w'
 LAB           := $(CURDIR)/bin/lab run --
-CLUSTER       := $(CURDIR)/bin/cluster run --image bin/image.tar --
+CLUSTER       := $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar --
 
 # What `make soak` raises.
 FUZZTIME ?= 10s

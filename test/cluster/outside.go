@@ -25,9 +25,6 @@ func outside(ctx context.Context, args []string) (exit int, err error) {
 	if _, err := parseOptions(args); err != nil {
 		return 2, err
 	}
-	if os.Geteuid() != 0 {
-		return 1, errors.New("root is needed, for a network namespace and a VM that sees this machine's files: use sudo -E")
-	}
 	cache, err := vm.CacheDir()
 	if err != nil {
 		return 0, err
@@ -49,11 +46,22 @@ func outside(ctx context.Context, args []string) (exit int, err error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = endLimit
-	cmd.SysProcAttr = &syscall.SysProcAttr{
+	cmd.SysProcAttr = namespaces()
+	return status(cmd.Run())
+}
+
+// namespaces asks for new ones. An ordinary user may make them only in a user namespace, where they are root.
+func namespaces() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	return status(cmd.Run())
+	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}
+	}
+	return attr
 }
 
 // status is the exit status that a command's end means, or the error why it has none.

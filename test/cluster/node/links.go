@@ -50,7 +50,7 @@ func uplink() (netlink.Link, error) {
 }
 
 // makeVFs sets the PFs up and makes c.VFs virtual functions on each. In this order: a VF whose PF is down finds nobody to
-// talk to when its driver starts, waits two seconds in vain, and has no carrier later on.
+// talk to when its driver starts, waits seconds in vain, and may stay without carrier.
 func (c Config) makeVFs() error {
 	found, err := filepath.Glob("/sys/class/net/*/device/sriov_totalvfs")
 	if err != nil {

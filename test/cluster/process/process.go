@@ -134,14 +134,23 @@ func (g *Group) LogFile(name string) string { return filepath.Join(g.Logs, name+
 // Tail is the last n lines of the output of the daemon called name.
 func (g *Group) Tail(name string, n int) string { return Tail(g.LogFile(name), n) }
 
-// Tail is the last n lines of the file path, indented; or why there are none.
+// longest is how much of a line, in bytes, a person reads: the kubelet says one thing in four forms.
+const longest = 500
+
+// Tail is the last n lines of the file path, indented and shortened; or why there are none.
 func Tail(path string, n int) string {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return "  (" + err.Error() + ")"
 	}
 	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
-	return "  " + strings.Join(lines[max(0, len(lines)-n):], "\n  ")
+	lines = lines[max(0, len(lines)-n):]
+	for i, line := range lines {
+		if len(line) > longest {
+			lines[i] = line[:longest] + "…"
+		}
+	}
+	return "  " + strings.Join(lines, "\n  ")
 }
 
 // Await calls ready until it returns nil, a daemon dies, ctx ends or limit has passed. what completes "waiting for …".

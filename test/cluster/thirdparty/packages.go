@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -21,11 +22,11 @@ var packages = []debianPackage{
 	{"busybox-static", "busybox"}, // becomes the pods' image
 }
 
-// InstallPackages installs what is missing with apt-get. It needs root then, and Debian or a kin of it.
+// InstallPackages installs what is missing with apt-get. It needs root or sudo then, and Debian or a kin of it.
 func InstallPackages(ctx context.Context, log func(format string, args ...any)) error {
 	var missing []string
 	for _, p := range packages {
-		if _, err := exec.LookPath(p.program); err != nil {
+		if !installed(p.program) {
 			missing = append(missing, p.name)
 		}
 	}
@@ -47,10 +48,25 @@ func InstallPackages(ctx context.Context, log func(format string, args ...any)) 
 	return nil
 }
 
+// installed looks where Debian puts programs, too: an ordinary user's PATH may lack sbin.
+func installed(program string) bool {
+	for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
+		if _, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return true
+		}
+	}
+	_, err := exec.LookPath(program)
+	return err == nil
+}
+
 func apt(ctx context.Context, args ...string) error {
 	// Two that run at the same time wait for each other.
-	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"--quiet", "-o", "DPkg::Lock::Timeout=300"}, args...)...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	argv := append([]string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "-o", "DPkg::Lock::Timeout=300"}, args...)
+	if os.Geteuid() != 0 {
+		argv = append([]string{"sudo"}, argv...)
+	}
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stdin = os.Stdin // sudo may ask for a password
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("apt-get %s: %w\n%s", args[0], err, out)
 	}
