@@ -38,7 +38,7 @@ func New(server string, ca, cert, key []byte) (*Client, error) {
 		TLSClientConfig:   &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12},
 		ForceAttemptHTTP2: true,
 	}
-	return &Client{server: server, http: &http.Client{Transport: transport, Timeout: 30 * time.Second}}, nil
+	return &Client{server: server, http: &http.Client{Transport: transport, Timeout: 10 * time.Second}}, nil
 }
 
 // Get fetches path and decodes the answer into into, if that is not nil.

@@ -14,8 +14,11 @@ const (
 	localServer = "https://127.0.0.1:6443"
 	GuestHost   = "10.0.2.2"
 	GuestServer = "https://" + GuestHost + ":6443"
-	serviceIP   = "10.96.0.1" // the first of serviceRange: the API server's own service
+	serviceIP   = "10.96.0.1" // the first of serviceCIDR: the API server's own service
 	serviceCIDR = "10.96.0.0/16"
+
+	// ServiceServer is how pods reach the API server, through kube-proxy.
+	ServiceServer = "https://" + serviceIP
 
 	// NodeName and NodeIP are the node's, whose certificates are made here.
 	NodeName = "node1"

@@ -15,9 +15,12 @@ import (
 
 // state is what a node keeps on its disk. The guest's root shows the host's, so each starts as an empty folder of its own.
 var state = []string{
-	"/etc/cni/net.d", "/etc/kubernetes/manifests", "/opt/cni/bin",
-	"/var/lib/cni", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/viaduct", "/var/log",
+	"/etc/cni", "/etc/kubernetes", "/opt/cni", "/var/lib/cni",
+	"/var/lib/containerd", "/var/lib/kubelet", "/var/lib/viaduct", "/var/log",
 }
+
+// folders are those that a daemon wants to find in it.
+var folders = []string{"/etc/cni/net.d", "/etc/kubernetes/manifests", "/opt/cni/bin"}
 
 // modules are those that no event loads by itself on a machine without udev.
 var modules = []string{"virtio_net", "bridge", "veth", "overlay", "br_netfilter", "igbvf", "igb", "vfio-pci"}
@@ -27,12 +30,22 @@ func (c Config) takeOver() error {
 	if err := unix.Sethostname([]byte(controlplane.NodeName)); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
+	// When an ordinary user started the VM, the host's files are not root's here, and mount(8), which is setuid to its owner,
+	// would run as that. Everything here is root's already.
+	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID, ""); err != nil {
+		return fmt.Errorf("ignore set-user-ID bits: %w", err)
+	}
 	if err := command("modprobe", append([]string{"--all"}, modules...)...); err != nil {
 		return err
 	}
 	for _, dir := range state {
 		if err := c.mountState(dir); err != nil {
 			return fmt.Errorf("mount %s: %w", dir, err)
+		}
+	}
+	for _, dir := range folders {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make a folder of the node: %w", err)
 		}
 	}
 	return errors.Join(setSysctls(), setUplink(), c.makeVFs())

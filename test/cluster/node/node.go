@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/viaduct-sriov/viaduct/test/cluster/api"
 	"github.com/viaduct-sriov/viaduct/test/cluster/controlplane"
 	"github.com/viaduct-sriov/viaduct/test/cluster/process"
 )
@@ -50,10 +49,6 @@ const logs = "/var/log/node"
 // node did not come up; then, and if the command fails, what the node knows about it goes to stderr.
 // Call it from a goroutine locked to the main thread.
 func Run(ctx context.Context, c Config) (exit int, err error) {
-	admin, err := c.Secrets.Admin(controlplane.GuestServer)
-	if err != nil {
-		return 0, err
-	}
 	if err := c.takeOver(); err != nil {
 		return 0, err
 	}
@@ -62,20 +57,17 @@ func Run(ctx context.Context, c Config) (exit int, err error) {
 		return 0, err
 	}
 	defer group.Stop()
-	if err = c.start(ctx, group, admin); err == nil {
+	if err = c.start(ctx, group); err == nil {
 		exit, err = c.command(ctx)
 	}
 	if (err != nil || exit != 0) && ctx.Err() == nil {
-		report(ctx, os.Stderr, admin)
+		c.report(ctx, os.Stderr)
 	}
 	return exit, errors.Join(err, c.keepLogs())
 }
 
 // start brings the daemons up, and returns when pods can run.
-func (c Config) start(ctx context.Context, group *process.Group, admin *api.Client) error {
-	awaitReady := func(ctx context.Context, group *process.Group) error {
-		return group.Await(ctx, "the node to be ready", 5*time.Minute, func(ctx context.Context) error { return ready(ctx, admin) })
-	}
+func (c Config) start(ctx context.Context, group *process.Group) error {
 	var took []any
 	for _, step := range []struct {
 		name string
@@ -83,9 +75,9 @@ func (c Config) start(ctx context.Context, group *process.Group, admin *api.Clie
 	}{
 		{"containerd", c.startContainerd},
 		{"kubelet", c.startKubelet},
-		{"images", c.importImages}, // while the kubelet registers the node
 		{"proxy", c.startProxy},
-		{"ready", awaitReady},
+		{"images", c.importImages}, // while those two get to know the cluster
+		{"ready", c.awaitReady},
 	} {
 		began := time.Now()
 		if err := step.do(ctx, group); err != nil {

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
-	"github.com/viaduct-sriov/viaduct/test/cluster/api"
 	"github.com/viaduct-sriov/viaduct/test/cluster/controlplane"
+	"github.com/viaduct-sriov/viaduct/test/cluster/process"
 )
 
 type nodeObject struct {
@@ -18,17 +19,29 @@ type nodeObject struct {
 	}
 }
 
-// ready returns nil when a pod would start now: the node says so, nothing keeps pods away, and the account they run under
-// by default exists.
-func ready(ctx context.Context, admin *api.Client) error {
-	var node nodeObject
-	if err := admin.Get(ctx, "/api/v1/nodes/"+controlplane.NodeName, &node); err != nil {
+// awaitReady returns when a pod would start now, and find the API server.
+func (c Config) awaitReady(ctx context.Context, group *process.Group) error {
+	admin, err := c.Secrets.Admin(controlplane.GuestServer)
+	if err != nil {
 		return err
 	}
-	if err := node.ready(); err != nil {
+	service, err := c.Secrets.Admin(controlplane.ServiceServer)
+	if err != nil {
 		return err
 	}
-	return admin.Get(ctx, "/api/v1/namespaces/default/serviceaccounts/default", nil)
+	return group.Await(ctx, "the node to be ready", 5*time.Minute, func(ctx context.Context) error {
+		var node nodeObject
+		if err := admin.Get(ctx, "/api/v1/nodes/"+controlplane.NodeName, &node); err != nil {
+			return err
+		}
+		if err := node.ready(); err != nil { // it says so, and nothing keeps pods away
+			return err
+		}
+		if err := admin.Get(ctx, "/api/v1/namespaces/default/serviceaccounts/default", nil); err != nil {
+			return err // pods run under this account
+		}
+		return service.Get(ctx, "/readyz", nil) // kube-proxy has set its rules
+	})
 }
 
 func (n nodeObject) ready() error {

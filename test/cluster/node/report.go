@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/viaduct-sriov/viaduct/test/cluster/api"
+	"github.com/viaduct-sriov/viaduct/test/cluster/controlplane"
 	"github.com/viaduct-sriov/viaduct/test/cluster/process"
 )
 
@@ -37,13 +38,17 @@ type eventList struct {
 }
 
 // report writes what helps to see why something failed: pods, events, the last lines of pods and daemons.
-func report(ctx context.Context, w io.Writer, admin *api.Client) {
+func (c Config) report(ctx context.Context, w io.Writer) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	fmt.Fprintln(w, "\n=== pods")
-	reportPods(ctx, w, admin)
-	fmt.Fprintln(w, "=== events")
-	reportEvents(ctx, w, admin)
+	if admin, err := c.Secrets.Admin(controlplane.GuestServer); err != nil {
+		fmt.Fprintf(w, "\n=== API\n  (%v)\n", err)
+	} else {
+		fmt.Fprintln(w, "\n=== pods")
+		reportPods(ctx, w, admin)
+		fmt.Fprintln(w, "=== events")
+		reportEvents(ctx, w, admin)
+	}
 	found, _ := filepath.Glob(podLogs + "/*/*/*.log") // the pattern is well-formed
 	for _, path := range found {
 		fmt.Fprintf(w, "=== %s\n%s\n", path[len(podLogs)+1:], process.Tail(path, 20))
