@@ -82,6 +82,9 @@ func (r *Runner) addAll(ctx context.Context, rec *Record) error {
 		if a.DeviceFile, err = r.devicePath(rec, a, chain); err != nil {
 			return err
 		}
+		if err := r.findAll(a, chain); err != nil {
+			return err
+		}
 		a.Phase = Adding
 		// This write also says that the one before is done.
 		if err := r.Records.Write(rec.ContainerID, rec); err != nil {

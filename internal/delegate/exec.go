@@ -185,6 +185,17 @@ func kill(cmd *exec.Cmd) error {
 	return nil
 }
 
+// findAll refuses a chain with a plugin that is not there, before any of it runs. Its DEL would fail as well, for ever, and
+// the pod would never go.
+func (r *Runner) findAll(a *Attached, chain *Chain) error {
+	for _, p := range chain.Plugins {
+		if _, err := r.find(p.Type); err != nil {
+			return &PluginError{Network: a.Name, IfName: a.IfName, Plugin: p.Type, Verb: "ADD", Code: types.ErrInvalidNetworkConfig, Err: err}
+		}
+	}
+	return nil
+}
+
 // find looks for the plugin in CNI_PATH. It refuses this program itself, by whatever name: that would never end.
 func (r *Runner) find(plugin string) (string, error) {
 	self, _ := os.Stat("/proc/self/exe") // without /proc there is nothing to compare with

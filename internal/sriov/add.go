@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -168,6 +169,9 @@ func (d *device) claim(ctx context.Context, c *call) (*Baseline, error) {
 	if err := d.restore(ctx, r); err != nil {
 		return nil, coded(types.ErrTryAgainLater, err)
 	}
+	if r.Salvaged {
+		return nil, nil // safe defaults are no baseline
+	}
 	return &r.Baseline, nil
 }
 
@@ -204,6 +208,9 @@ func (d *device) releaseFor(ctx context.Context, r *Record) {
 // newRecord is what is written before the first change. While a baseline is known, the PF's side is not read for one: what
 // differs from it was not a pod's doing but somebody's who should know that this VF is ours.
 func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
+	if d.id.Driver == "" {
+		return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s has no driver: bind one, such as igbvf, iavf or vfio-pci", d.key()))
+	}
 	r := &Record{Boot: d.boot, Phase: Adding, Owner: c.owner(), Identity: d.id, Invocation: c.invocation()}
 	if d.hasNetdev() {
 		dev, ok := d.atHome()
@@ -298,6 +305,9 @@ func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, n
 		return nil, types.NewError(types.ErrInternal, fmt.Sprintf("IPAM plugin %q gave no address", c.cfg.IPAM), "")
 	}
 	result.IPs, result.Routes = given.IPs, given.Routes
+	if slices.Contains(result.IPs, nil) || slices.Contains(result.Routes, nil) {
+		return nil, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("IPAM plugin %q gave a null among its addresses or routes", c.cfg.IPAM), "")
+	}
 	for _, ip := range result.IPs {
 		ip.Interface = new(0)
 	}

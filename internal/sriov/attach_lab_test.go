@@ -108,12 +108,18 @@ func TestMACWithoutTrust(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				n.ip("link", "set", pf.Netdevs[0].Name, "vf", strconv.Itoa(d.VFIndex), "mac", admin)
+				set := func(mac string) { n.ip("link", "set", pf.Netdevs[0].Name, "vf", strconv.Itoa(d.VFIndex), "mac", mac) }
+				set(admin)
+				own := n.state(d).Netdev.MAC.String()
+				defer func() {
+					set("00:00:00:00:00:00")
+					// The kernel does not tell the driver a MAC that the interface has already.
+					n.ip("link", "set", n.state(d).Netdev.Name, "address", wanted)
+					n.ip("link", "set", n.state(d).Netdev.Name, "address", own)
+					noRecords(t)
+				}()
 			}
-			// A VF that no pod had yet: what is set now is the baseline.
-			if err := os.RemoveAll(records); err != nil {
-				t.Fatal(err)
-			}
+			noRecords(t)
 			before := n.state(d)
 			p := n.newPod()
 			result := unmarshal(t, p.call("ADD", p.conf(d, conf{"mac": wanted, "vlan": 100})).must(t))
@@ -127,7 +133,20 @@ func TestMACWithoutTrust(t *testing.T) {
 			if diff := cmp.Diff(before, n.state(d)); diff != "" {
 				t.Errorf("after DEL: %s", diff)
 			}
+			p.call("ADD", p.conf(d, nil)).must(t)
+			p.call("DEL", p.conf(d, nil)).must(t)
+			if diff := cmp.Diff(before, n.state(d)); diff != "" {
+				t.Errorf("after DEL of a network without a MAC: %s", diff)
+			}
 		})
+	}
+}
+
+// noRecords makes VFs that no pod had yet: what is set now is their baseline.
+func noRecords(t *testing.T) {
+	t.Helper()
+	if err := os.RemoveAll(records); err != nil {
+		t.Fatal(err)
 	}
 }
 

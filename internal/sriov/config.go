@@ -106,6 +106,35 @@ func Parse(stdin []byte, cniArgs string) (*Config, error) {
 	return c, nil
 }
 
+// ParseForDel reads what DEL needs of a definition that Parse refuses. ADD refused it too, but the runtime calls DEL all
+// the same, again and again: a pod whose DEL fails never goes. What is wrong with the rest is in fault.
+func ParseForDel(stdin []byte, cniArgs string) (c *Config, fault, err error) {
+	c, fault = Parse(stdin, cniArgs)
+	if fault == nil {
+		return c, nil, nil
+	}
+	var in struct {
+		types.PluginConf
+		DeviceID      any `json:"deviceID"`
+		PCIBusID      any `json:"pciBusID"`
+		RuntimeConfig struct {
+			DeviceID any `json:"deviceID"`
+		} `json:"runtimeConfig"`
+	}
+	if err := json.Unmarshal(stdin, &in); err != nil {
+		return nil, nil, fault
+	}
+	c = &Config{CNIVersion: in.CNIVersion, Network: in.Name, IPAM: in.IPAM.Type}
+	for _, value := range []any{in.RuntimeConfig.DeviceID, in.DeviceID, in.PCIBusID} {
+		if id, ok := value.(string); ok && id != "" {
+			// One that is none leaves it empty: the VF is then found by its owner.
+			c.Device, _ = pci.ParseAddress(id)
+			break
+		}
+	}
+	return c, fault, nil
+}
+
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func decode(stdin []byte) (*input, error) {

@@ -186,3 +186,38 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// ADD refuses these, and DEL still has to know what to take back: or the pod never goes.
+func TestParseForDelTakesWhatAddRefuses(t *testing.T) {
+	device, err := pci.ParseAddress("0000:02:10.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]struct {
+		conf, args string
+		want       pci.Address
+	}{
+		"a VLAN out of range":  {`{"name":"n","deviceID":"0000:02:10.0","vlan":5000}`, "", device},
+		"a VLAN of words":      {`{"name":"n","deviceID":"0000:02:10.0","vlan":"ten"}`, "", device},
+		"a bad MAC":            {`{"name":"n","pciBusID":"0000:02:10.0"}`, "MAC=none", device},
+		"a bad device":         {`{"name":"n","deviceID":"../../etc"}`, "", pci.Address{}},
+		"a device of no shape": {`{"name":"n","deviceID":[1],"pciBusID":"0000:02:10.0"}`, "", device},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if _, err := Parse([]byte(tt.conf), tt.args); err == nil {
+				t.Fatal("ADD takes it")
+			}
+			c, fault, err := ParseForDel([]byte(tt.conf), tt.args)
+			if err != nil || fault == nil {
+				t.Fatalf("error %v, fault %v: want only a fault", err, fault)
+			}
+			if c.Network != "n" || c.Device != tt.want {
+				t.Errorf("got network %q, device %v; want n, %v", c.Network, c.Device, tt.want)
+			}
+		})
+	}
+	if _, _, err := ParseForDel([]byte("{"), ""); err == nil {
+		t.Error("no error for what is not JSON")
+	}
+}

@@ -17,12 +17,16 @@ import (
 // that somebody else has by now it only releases its own addresses.
 func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
 	start := time.Now()
-	c, err := p.call(args)
+	cfg, fault, err := ParseForDel(args.StdinData, args.Args)
 	if err != nil {
 		return err
 	}
+	c := p.callWith(args, cfg)
+	if fault != nil {
+		c.log.Warn("DEL of a definition that ADD refuses: taking back what there is", "fault", fault)
+	}
 	steps := []func() error{
-		func() error { _, err := p.ipam(ctx, c, "DEL"); return err },
+		func() error { return p.releaseAddresses(ctx, c) },
 		func() error { return p.release(ctx, c) },
 	}
 	// A DHCP client has to say goodbye over the interface, so IPAM comes first; but once the namespace has gone nothing is
@@ -38,6 +42,28 @@ func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
 	}
 	c.log.Info("done with DEL", "took", time.Since(start))
 	return nil
+}
+
+// releaseAddresses runs the IPAM plugin. One that is not installed cannot have given anything, unless our record says that
+// this attachment got as far as to ask it.
+func (p *Plugin) releaseAddresses(ctx context.Context, c *call) error {
+	if c.cfg.IPAM == "" {
+		return nil
+	}
+	if _, err := findPlugin(c.cfg.IPAM, c.Path); err != nil {
+		if address, ownErr := p.whose(c); ownErr == nil && !p.owns(c, address) {
+			c.log.Warn("DEL: no addresses to release", "error", err)
+			return nil
+		}
+	}
+	_, err := p.ipam(ctx, c, "DEL")
+	return err
+}
+
+// owns reports whether the VF's record is open and this attachment's.
+func (p *Plugin) owns(c *call, address pci.Address) bool {
+	r, err := readRecord(p.Records, address.String())
+	return err == nil && r.Phase != Free && r.Owner.is(c.ContainerID, c.IfName)
 }
 
 // release puts back what the attachment has on record.

@@ -111,6 +111,9 @@ func run(ctx context.Context, path string, stdin []byte, env []string) ([]byte, 
 	// A grandchild that got away still holds our pipes.
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // it ended well; a child of it still holds its output
+	}
 	switch {
 	case err == nil:
 		return stdout.Bytes(), nil

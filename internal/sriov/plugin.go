@@ -35,14 +35,14 @@ type Plugin struct {
 
 	LockWait   time.Duration // how long another verb for the same VF may take
 	ReturnWait time.Duration // how long a VF may take to come back from a netns that has gone
-	IPAMWait   time.Duration // how long an IPAM plugin may take
+	IPAMWait   time.Duration // how long an IPAM plugin may take: whoever calls us gives a minute for all
 }
 
 // New is a Plugin for the node that it runs on.
 func New(records string, log *slog.Logger) *Plugin {
 	return &Plugin{
 		Root: "/", Records: DefaultRecords(records), Log: log, Out: os.Stdout,
-		LockWait: 30 * time.Second, ReturnWait: 10 * time.Second, IPAMWait: 60 * time.Second,
+		LockWait: 30 * time.Second, ReturnWait: 10 * time.Second, IPAMWait: 20 * time.Second,
 	}
 }
 
@@ -58,11 +58,15 @@ func (p *Plugin) call(args *skel.CmdArgs) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.callWith(args, cfg), nil
+}
+
+func (p *Plugin) callWith(args *skel.CmdArgs, cfg *Config) *call {
 	log := p.Log.With("container", args.ContainerID, "ifname", args.IfName, "network", cfg.Network)
 	if cfg.NeedDevice() == nil {
 		log = log.With("vf", cfg.Device.String())
 	}
-	return &call{CmdArgs: args, cfg: cfg, log: log}, nil
+	return &call{CmdArgs: args, cfg: cfg, log: log}
 }
 
 func (c *call) owner() Owner {
@@ -95,11 +99,8 @@ func (p *Plugin) open(ctx context.Context, address pci.Address, log *slog.Logger
 			d.close()
 		}
 	}()
-	if d.vf, err = pci.Read(p.Root, address); err != nil {
-		return nil, coded(types.ErrInvalidNetworkConfig, fmt.Errorf("find VF %s: %w", address, err))
-	}
-	if !d.vf.IsVF() {
-		return nil, coded(types.ErrInvalidNetworkConfig, fmt.Errorf("%s is not a VF: it has no physfn", address))
+	if err = d.read(address); err != nil {
+		return nil, err
 	}
 	if d.boot, err = bootID(p.Root); err != nil {
 		return nil, coded(types.ErrIOFailure, err)
@@ -112,6 +113,10 @@ func (p *Plugin) open(ctx context.Context, address pci.Address, log *slog.Logger
 		}
 		return nil, coded(types.ErrIOFailure, err)
 	}
+	// Again: who held the lock may have bound its driver anew.
+	if err = d.read(address); err != nil {
+		return nil, err
+	}
 	if err = d.findPF(); err != nil {
 		return nil, coded(types.ErrInvalidNetworkConfig, err)
 	}
@@ -122,6 +127,16 @@ func (p *Plugin) open(ctx context.Context, address pci.Address, log *slog.Logger
 		return nil, coded(types.ErrIOFailure, err)
 	}
 	return d, nil
+}
+
+func (d *device) read(address pci.Address) (err error) {
+	if d.vf, err = pci.Read(d.p.Root, address); err != nil {
+		return coded(types.ErrInvalidNetworkConfig, fmt.Errorf("find VF %s: %w", address, err))
+	}
+	if !d.vf.IsVF() {
+		return coded(types.ErrInvalidNetworkConfig, fmt.Errorf("%s is not a VF: it has no physfn", address))
+	}
+	return nil
 }
 
 // findPF finds the interface of the PF that the VF is set through.

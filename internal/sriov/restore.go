@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,11 +39,7 @@ func (d *device) restore(ctx context.Context, r *Record, paths ...string) error 
 	meanwhile := interim(r.Baseline, have)
 	d.host.WriteEach(d.pf, d.id.Index, vf.Plan(have, meanwhile))
 	if r.Baseline.Netdev != nil {
-		free := meanwhile.MAC != nil && meanwhile.MAC.IsZero()
-		errs = append(errs, d.resetNetdev(ctx, r, free))
-		if free && !r.Baseline.ownMAC() {
-			d.host.WriteEach(d.pf, d.id.Index, vf.Settings{MAC: r.Baseline.Settings.MAC})
-		}
+		errs = append(errs, d.resetNetdev(ctx, r, meanwhile.MAC != nil && meanwhile.MAC.IsZero()))
 	}
 	_, err = d.host.Settle(ctx, d.pf, d.id.Index, r.Baseline.Settings)
 	errs = append(errs, err)
@@ -144,10 +141,10 @@ func (d *device) spareName() string {
 	return "vf" + strings.NewReplacer(":", "", ".", "").Replace(d.key())
 }
 
-// resetNetdev waits for the interface to be at home and gives it back what it had. forgot says that the PF shows the VF's
-// own MAC only once the VF tells it again.
-func (d *device) resetNetdev(ctx context.Context, r *Record, forgot bool) error {
-	dev, err := d.await(ctx)
+// resetNetdev waits for the interface to be at home and gives it back what it had. free says that the PF lets the VF choose
+// its MAC, and shows none until the VF tells it.
+func (d *device) resetNetdev(ctx context.Context, r *Record, free bool) error {
+	dev, err := d.await(ctx, r.Identity.Driver)
 	if err != nil {
 		return err
 	}
@@ -158,13 +155,24 @@ func (d *device) resetNetdev(ctx context.Context, r *Record, forgot bool) error 
 		want.MAC, want.MTU, want.TxQueueLen = dev.MAC, dev.MTU, dev.TxQueueLen
 		want.GSOMaxSize, want.GSOMaxSegs, want.GROMaxSize, want.AltNames = dev.GSOMaxSize, dev.GSOMaxSegs, dev.GROMaxSize, dev.AltNames
 	}
+	if dev.MAC != want.MAC && !free {
+		// igbvf takes over a MAC that an administrator had set on the PF when it is reset, as every set down does.
+		d.host.WriteEach(d.pf, d.id.Index, vf.Settings{MAC: new(vf.MAC)})
+		free = true
+	}
+	if free && !r.Baseline.ownMAC() {
+		defer d.host.WriteEach(d.pf, d.id.Index, vf.Settings{MAC: r.Baseline.Settings.MAC})
+	}
 	now, err := d.host.Reset(dev, want)
 	// Under the name that it has, even if that is not the one it should have.
 	if err = errors.Join(err, vf.ResetTuning(now.Name, r.Baseline.Tuning)); err != nil {
 		return err
 	}
-	if forgot && dev.MAC == want.MAC {
-		if err = d.host.SetMAC(now.Index, want.MAC); err != nil {
+	if free && dev.MAC == want.MAC {
+		// The kernel does not ask the driver for a MAC that the interface has already.
+		other := want.MAC
+		other[5] ^= 1
+		if err = errors.Join(d.host.SetMAC(now.Index, other), d.host.SetMAC(now.Index, want.MAC)); err != nil {
 			return err
 		}
 	}
@@ -183,7 +191,7 @@ func (d *device) resetNetdev(ctx context.Context, r *Record, forgot bool) error 
 
 // await waits until the interface is in the host's namespace. When a network namespace dies the kernel moves physical
 // interfaces there, in its own time, and only once the last socket, process and mount of it are gone.
-func (d *device) await(ctx context.Context) (vf.Netdev, error) {
+func (d *device) await(ctx context.Context, driver string) (vf.Netdev, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.p.ReturnWait)
 	defer cancel()
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
@@ -192,7 +200,7 @@ func (d *device) await(ctx context.Context) (vf.Netdev, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return d.rebind()
+			return d.rebind(driver)
 		case <-time.After(wait):
 		}
 	}
@@ -200,11 +208,15 @@ func (d *device) await(ctx context.Context) (vf.Netdev, error) {
 
 // rebind takes the interface from whoever still holds its namespace: without its driver it is gone there, and with it a
 // new one comes up here. It is for an owner that is no more, and changes the MAC of VFs that choose their own.
-func (d *device) rebind() (vf.Netdev, error) {
-	d.log.Warn("the VF's interface did not come back by itself, binding its driver again", "driver", d.id.Driver, "waited", d.p.ReturnWait)
-	driver := filepath.Join(d.p.Root, "sys/bus/pci/drivers", d.id.Driver)
-	for _, file := range []string{"unbind", "bind"} {
-		if err := os.WriteFile(filepath.Join(driver, file), []byte(d.key()), 0); err != nil {
+func (d *device) rebind(driver string) (vf.Netdev, error) {
+	d.log.Warn("the VF's interface did not come back by itself, binding its driver again", "driver", driver, "waited", d.p.ReturnWait)
+	drivers := filepath.Join(d.p.Root, "sys/bus/pci/drivers")
+	files := []string{filepath.Join(drivers, driver, "bind")}
+	if d.vf.Driver != "" { // none, if we were killed right here before
+		files = slices.Insert(files, 0, filepath.Join(drivers, d.vf.Driver, "unbind"))
+	}
+	for _, file := range files {
+		if err := os.WriteFile(file, []byte(d.key()), 0); err != nil {
 			return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w within %v, and binding its driver again failed: %w", errAway, d.p.ReturnWait, err))
 		}
 	}
@@ -213,7 +225,7 @@ func (d *device) rebind() (vf.Netdev, error) {
 			return dev, nil
 		}
 	}
-	return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w within %v, nor after its driver %s was bound again", errAway, d.p.ReturnWait, d.id.Driver))
+	return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w within %v, nor after its driver %s was bound again", errAway, d.p.ReturnWait, driver))
 }
 
 // salvage makes a record for a VF whose own cannot be read: nothing is guessed from it. It is moved aside for a person to
