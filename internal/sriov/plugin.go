@@ -33,7 +33,7 @@ type Plugin struct {
 	Log     *slog.Logger
 	Out     io.Writer // takes the result, and nothing else
 
-	LockWait   time.Duration // how long another verb for the same VF may take
+	LockWait   time.Duration // how long to wait for another verb for the same VF; less than IPAMWait, which may be what it waits for
 	ReturnWait time.Duration // how long a VF may take to come back from a netns that has gone
 	IPAMWait   time.Duration // how long an IPAM plugin may take: whoever calls us gives a minute for all
 }
@@ -42,7 +42,7 @@ type Plugin struct {
 func New(records string, log *slog.Logger) *Plugin {
 	return &Plugin{
 		Root: "/", Records: DefaultRecords(records), Log: log, Out: os.Stdout,
-		LockWait: 30 * time.Second, ReturnWait: 10 * time.Second, IPAMWait: 20 * time.Second,
+		LockWait: 10 * time.Second, ReturnWait: 10 * time.Second, IPAMWait: 20 * time.Second,
 	}
 }
 
