@@ -82,7 +82,8 @@ func (o options) run(ctx context.Context, cache, temp string) (exit int, err err
 
 // writeNode writes what the node needs to know to a file, whose path it returns, and the images every node has beside it.
 func (o options) writeNode(ctx context.Context, cache, temp string, secrets controlplane.Secrets) (path string, err error) {
-	if err := ociimage.WriteBase(ctx, temp); err != nil {
+	base := filepath.Join(temp, "base.tar")
+	if err := ociimage.WriteBase(ctx, base); err != nil {
 		return "", err
 	}
 	config := node.Config{
@@ -90,7 +91,7 @@ func (o options) writeNode(ctx context.Context, cache, temp string, secrets cont
 		Kubernetes: thirdparty.Bin(cache, "kubernetes"),
 		Containerd: thirdparty.Bin(cache, "containerd"),
 		CNIPlugins: thirdparty.Bin(cache, "cni-plugins"),
-		Images:     append([]string{filepath.Join(temp, "pause.tar"), filepath.Join(temp, "busybox.tar")}, o.images...),
+		Images:     append([]string{base}, o.images...),
 		VFs:        o.vfs,
 		Command:    o.command,
 	}

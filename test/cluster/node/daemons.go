@@ -51,7 +51,8 @@ func (c Config) startContainerd(ctx context.Context, group *process.Group) error
 
 func (c Config) importImages(ctx context.Context, _ *process.Group) error {
 	for _, archive := range c.Images {
-		if err := c.ctr(ctx, "--namespace", "k8s.io", "images", "import", archive); err != nil {
+		// --local: not through containerd's own transfer service, which takes twice as long.
+		if err := c.ctr(ctx, "--namespace", "k8s.io", "images", "import", "--local", archive); err != nil {
 			return fmt.Errorf("import the images of %s: %w", archive, err)
 		}
 	}

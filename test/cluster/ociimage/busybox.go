@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 )
 
@@ -20,24 +19,33 @@ const (
 // ErrNotStatic means that a program needs a dynamic loader, which an image made here does not have.
 var ErrNotStatic = errors.New("not a static binary")
 
-// WriteBase writes pause.tar and busybox.tar into dir, made of the busybox on PATH. The error wraps ErrNotStatic if that
-// one is the dynamically linked one.
-func WriteBase(ctx context.Context, dir string) error {
+// WriteBase writes an archive of both images, made of the busybox on PATH. The error wraps ErrNotStatic if that one is the
+// dynamically linked one.
+func WriteBase(ctx context.Context, path string) (err error) {
 	binary, applets, err := busybox(ctx)
 	if err != nil {
 		return err
 	}
-	program := File{Path: "/bin/busybox", Mode: 0o755, Data: binary}
-	// The runtime ends a sandbox with SIGKILL, so it need not heed any other signal.
-	pause := Image{Name: Pause, Command: []string{"/bin/busybox", "sleep", "2147483647"}, Files: []File{program}}
-	shell := Image{Name: Busybox, Command: []string{"sh"}, Files: []File{program, {Path: "/tmp", Mode: 0o1777, Dir: true}}}
-	shell.Files = append(shell.Files, File{Path: "/etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/:/bin/sh\n")})
+	files := []File{
+		{Path: "/bin/busybox", Mode: 0o755, Data: binary},
+		{Path: "/tmp", Mode: 0o1777, Dir: true},
+		{Path: "/etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/:/bin/sh\n")},
+	}
 	for _, name := range applets {
 		if name != "busybox" {
-			shell.Files = append(shell.Files, File{Path: "/bin/" + name, Link: "busybox"})
+			files = append(files, File{Path: "/bin/" + name, Link: "busybox"})
 		}
 	}
-	return errors.Join(pause.writeFile(filepath.Join(dir, "pause.tar")), shell.writeFile(filepath.Join(dir, "busybox.tar")))
+	f, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("write the base images: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	// One layer for both: a runtime unpacks it once. It ends a sandbox with SIGKILL, so pause need not heed any other signal.
+	return Write(f,
+		Image{Name: Pause, Files: files, Command: []string{"sleep", "2147483647"}},
+		Image{Name: Busybox, Files: files, Command: []string{"sh"}},
+	)
 }
 
 // busybox is the machine's static busybox and the names of what it can do.
@@ -72,13 +80,4 @@ func static(path string) error {
 		}
 	}
 	return nil
-}
-
-func (m Image) writeFile(path string) (err error) {
-	f, err := os.Create(path)
-	if err != nil {
-		return fmt.Errorf("write image %s: %w", m.Name, err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return m.Write(f)
 }

@@ -4,8 +4,8 @@
 // here they are the same bytes on every machine, and need no image builder, no root and no registry.
 //
 //	oci-layout               {"imageLayoutVersion":"1.0.0"}
-//	index.json               one manifest, named by an annotation
-//	blobs/sha256/<digest>    manifest, configuration, one uncompressed layer
+//	index.json               a manifest for each image, named by an annotation
+//	blobs/sha256/<digest>    of each image a manifest, a configuration, one uncompressed layer
 package ociimage
 
 import (
@@ -38,11 +38,36 @@ type Image struct {
 	Command []string
 }
 
-// Write writes the image as an OCI archive. Equal images give equal bytes.
-func (m Image) Write(w io.Writer) error {
+// Write writes the images as one OCI archive. Equal images give equal bytes.
+func Write(w io.Writer, images ...Image) error {
+	var manifests []any
+	var files []File
+	for _, m := range images {
+		manifest, blobs, err := m.encode()
+		if err != nil {
+			return fmt.Errorf("write image %s: %w", m.Name, err)
+		}
+		manifests = append(manifests, manifest)
+		for _, b := range blobs {
+			files = append(files, File{Path: "/blobs/sha256/" + digest(b)[len("sha256:"):], Mode: 0o644, Data: b})
+		}
+	}
+	index := mustJSON(map[string]any{
+		"schemaVersion": 2,
+		"mediaType":     "application/vnd.oci.image.index.v1+json",
+		"manifests":     manifests,
+	})
+	return writeTar(w, append(files,
+		File{Path: "/oci-layout", Mode: 0o644, Data: []byte(`{"imageLayoutVersion":"1.0.0"}`)},
+		File{Path: "/index.json", Mode: 0o644, Data: index},
+	))
+}
+
+// encode returns the index's entry for the image, and its blobs.
+func (m Image) encode() (entry map[string]any, blobs [][]byte, err error) {
 	layer, err := m.layer()
 	if err != nil {
-		return fmt.Errorf("write the layer of %s: %w", m.Name, err)
+		return nil, nil, err
 	}
 	config := mustJSON(map[string]any{
 		"architecture": runtime.GOARCH,
@@ -53,24 +78,14 @@ func (m Image) Write(w io.Writer) error {
 	manifest := mustJSON(map[string]any{
 		"schemaVersion": 2,
 		"mediaType":     "application/vnd.oci.image.manifest.v1+json",
-		"config":        describe("application/vnd.oci.image.config.v1+json", config, nil),
-		"layers":        []any{describe("application/vnd.oci.image.layer.v1.tar", layer, nil)},
+		"config":        describe("application/vnd.oci.image.config.v1+json", config),
+		"layers":        []any{describe("application/vnd.oci.image.layer.v1.tar", layer)},
 	})
+	entry = describe("application/vnd.oci.image.manifest.v1+json", manifest)
+	entry["platform"] = map[string]string{"architecture": runtime.GOARCH, "os": "linux"}
 	// containerd takes the whole reference from its own annotation; the standard's is for everybody else.
-	names := map[string]string{"io.containerd.image.name": m.Name, "org.opencontainers.image.ref.name": m.Name}
-	index := mustJSON(map[string]any{
-		"schemaVersion": 2,
-		"mediaType":     "application/vnd.oci.image.index.v1+json",
-		"manifests":     []any{describe("application/vnd.oci.image.manifest.v1+json", manifest, names)},
-	})
-	files := []File{
-		{Path: "/oci-layout", Mode: 0o644, Data: []byte(`{"imageLayoutVersion":"1.0.0"}`)},
-		{Path: "/index.json", Mode: 0o644, Data: index},
-	}
-	for _, blob := range [][]byte{manifest, config, layer} {
-		files = append(files, File{Path: "/blobs/sha256/" + digest(blob)[len("sha256:"):], Mode: 0o644, Data: blob})
-	}
-	return writeTar(w, files)
+	entry["annotations"] = map[string]string{"io.containerd.image.name": m.Name, "org.opencontainers.image.ref.name": m.Name}
+	return entry, [][]byte{manifest, config, layer}, nil
 }
 
 func (m Image) layer() ([]byte, error) {
@@ -122,13 +137,8 @@ func writeEntry(t *tar.Writer, f File) error {
 	return err
 }
 
-func describe(mediaType string, blob []byte, annotations map[string]string) map[string]any {
-	d := map[string]any{"mediaType": mediaType, "digest": digest(blob), "size": len(blob)}
-	if annotations != nil {
-		d["annotations"] = annotations
-		d["platform"] = map[string]string{"architecture": runtime.GOARCH, "os": "linux"}
-	}
-	return d
+func describe(mediaType string, blob []byte) map[string]any {
+	return map[string]any{"mediaType": mediaType, "digest": digest(blob), "size": len(blob)}
 }
 
 func digest(b []byte) string {

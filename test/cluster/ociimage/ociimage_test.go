@@ -27,7 +27,7 @@ func TestWriteIsDeterministic(t *testing.T) {
 	reordered := example
 	reordered.Files = []File{example.Files[2], example.Files[0], example.Files[1]}
 	for image, w := range map[*Image]*bytes.Buffer{&example: &first, &reordered: &second} {
-		if err := image.Write(w); err != nil {
+		if err := Write(w, *image); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -39,7 +39,7 @@ func TestWriteIsDeterministic(t *testing.T) {
 // TestWriteIsWhole follows the archive from its index to the layer, as a runtime does.
 func TestWriteIsWhole(t *testing.T) {
 	var archive bytes.Buffer
-	if err := example.Write(&archive); err != nil {
+	if err := Write(&archive, example); err != nil {
 		t.Fatal(err)
 	}
 	files := contents(t, archive.Bytes())
