@@ -62,10 +62,11 @@ image: build ## the container image localhost/viaduct:dev, also as OCI archive b
 
 ## testing
 
+# A process with the race detector sleeps a second when it exits, and tests start hundreds of themselves as CNI plugins.
 .PHONY: test-unit
 test-unit: setup-go ## tests that need no VM, with the race detector (which needs gcc: installed if missing)
 	hack/setup gcc
-	go test -race -shuffle=on -count=$(COUNT) ./...
+	GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) ./...
 
 .PHONY: test-lab
 test-lab: build bin/lab ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers
