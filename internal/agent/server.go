@@ -21,6 +21,8 @@ import (
 var ErrPeer = errors.New("only root may ask the agent")
 
 const (
+	// acceptPause is how long to wait after an accept that failed.
+	acceptPause = 50 * time.Millisecond
 	// maxRequests bounds how many requests are worked on at once; the others wait in the socket's queue, in order.
 	maxRequests = 128
 	// frameWait bounds how long a peer may take to send its request or to take its answer.
@@ -56,8 +58,17 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 			return nil
 		}
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("accept on %s: %w", s.Path, err)
+		}
+		if err != nil { // too many open files, say: it passes, and the pods that wait must not wait for a restart
+			<-free
+			s.Log.Warn("Cannot accept a connection on the agent's socket", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
 		}
 		wg.Go(func() {
 			defer func() { <-free }()

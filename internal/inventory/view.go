@@ -185,6 +185,8 @@ func unhealthy(d, pf *pci.Device) string {
 	switch {
 	case d.IsVF() && pf == nil:
 		return "its PF " + d.PF.String() + " is gone"
+	case d.Driver == "":
+		return "no driver is bound to it"
 	case strings.Contains(d.Driver, "vfio") && !d.VFIO:
 		return "its driver is " + d.Driver + ", but it has no vfio node: see whether the IOMMU is on"
 	}
