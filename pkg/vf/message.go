@@ -63,24 +63,46 @@ func vfInfoList(attributes []attribute) *nl.RtAttr {
 	return list
 }
 
+// An rtattr is an attribute as it came from the kernel.
+type rtattr struct {
+	kind int
+	data []byte
+}
+
+// parseAttributes splits what a netlink message or a nested attribute holds; the flag bits are off the kinds. The library's
+// nl.ParseRouteAttr expects padding after the last attribute, too, and panics where there is none.
+func parseAttributes(b []byte) (attributes []rtattr, err error) {
+	for len(b) >= unix.SizeofRtAttr {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < unix.SizeofRtAttr || size > len(b) {
+			return nil, fmt.Errorf("attribute of %d bytes in a message that has %d left: %w", size, len(b), unix.EINVAL)
+		}
+		kind := int(binary.NativeEndian.Uint16(b[2:]) & attrMask)
+		attributes = append(attributes, rtattr{kind: kind, data: b[unix.SizeofRtAttr:size]})
+		const align = unix.RTA_ALIGNTO
+		b = b[min((size+align-1)&^(align-1), len(b)):]
+	}
+	return attributes, nil
+}
+
 // parseVFInfo finds VF number index in the value of an IFLA_VFINFO_LIST.
 func parseVFInfo(list []byte, index int) (Settings, error) {
-	infos, err := nl.ParseRouteAttr(list)
+	infos, err := parseAttributes(list)
 	if err != nil {
 		return Settings{}, fmt.Errorf("parse the PF's list of VFs: %w", err)
 	}
 	for _, info := range infos {
-		attributes, err := nl.ParseRouteAttr(info.Value)
+		attributes, err := parseAttributes(info.data)
 		if err != nil {
 			return Settings{}, fmt.Errorf("parse the PF's list of VFs: %w", err)
 		}
 		var s Settings
 		found := false
 		for _, a := range attributes {
-			if len(a.Value) >= 8 && a.Attr.Type&attrMask == attrMAC {
-				found = int(binary.NativeEndian.Uint32(a.Value)) == index
+			if len(a.data) >= 8 && a.kind == attrMAC {
+				found = int(binary.NativeEndian.Uint32(a.data)) == index
 			}
-			s.decode(int(a.Attr.Type&attrMask), a.Value)
+			s.decode(a.kind, a.data)
 		}
 		if found {
 			return s, nil
@@ -117,11 +139,11 @@ func (s *Settings) decode(kind int, b []byte) {
 }
 
 func (s *Settings) decodeVLANList(b []byte) {
-	tags, err := nl.ParseRouteAttr(b)
-	if err != nil || len(tags) == 0 || len(tags[0].Value) < 14 {
+	tags, err := parseAttributes(b)
+	if err != nil || len(tags) == 0 || len(tags[0].data) < 14 {
 		return
 	}
-	v := tags[0].Value
+	v := tags[0].data
 	s.VLAN = &VLAN{
 		ID:    uint16(binary.NativeEndian.Uint32(v[4:])),
 		QoS:   uint8(binary.NativeEndian.Uint32(v[8:])),

@@ -58,18 +58,18 @@ func parseLink(b []byte) (link, error) {
 		NoARP:    flags&unix.IFF_NOARP != 0,
 		Carrier:  flags&unix.IFF_LOWER_UP != 0,
 	}}
-	attributes, err := nl.ParseRouteAttr(b[unix.SizeofIfInfomsg:])
+	attributes, err := parseAttributes(b[unix.SizeofIfInfomsg:])
 	if err != nil {
 		return link{}, fmt.Errorf("parse an interface: %w", err)
 	}
 	for _, a := range attributes {
-		l.decode(a.Attr.Type&attrMask, a.Value)
+		l.decode(a.kind, a.data)
 	}
 	slices.Sort(l.AltNames)
 	return l, nil
 }
 
-func (l *link) decode(kind uint16, v []byte) {
+func (l *link) decode(kind int, v []byte) {
 	text := func() string { return string(bytes.TrimRight(v, "\x00")) }
 	number := func() uint32 {
 		if len(v) < 4 {
@@ -81,12 +81,12 @@ func (l *link) decode(kind uint16, v []byte) {
 	case unix.IFLA_IFNAME:
 		l.Name = text()
 	case unix.IFLA_PROP_LIST:
-		names, err := nl.ParseRouteAttr(v)
+		names, err := parseAttributes(v)
 		if err != nil {
 			return
 		}
 		for _, n := range names {
-			l.AltNames = append(l.AltNames, string(bytes.TrimRight(n.Value, "\x00")))
+			l.AltNames = append(l.AltNames, string(bytes.TrimRight(n.data, "\x00")))
 		}
 	case unix.IFLA_ADDRESS:
 		if len(v) == len(l.MAC) {

@@ -153,6 +153,8 @@ func TestJSON(t *testing.T) {
 
 func FuzzParseLink(f *testing.F) {
 	f.Add(append(make([]byte, unix.SizeofIfInfomsg), vfInfoList(all(Proto8021Q).attributes(0)).Serialize()...))
+	// The last attribute has 10 bytes, and no padding to 12.
+	f.Add(append(make([]byte, unix.SizeofIfInfomsg), 10, 0, unix.IFLA_IFNAME, 0, 'e', 't', 'h', '1', '0', 0))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		if l, err := parseLink(b); err == nil {
 			_, _ = parseVFInfo(l.vfs, 0)
