@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,8 +15,9 @@ import (
 )
 
 // dryRun shows what the configuration would offer on this node, or on the tree below -root, of which the meaning of
-// interfaces to their node is not known: there, nothing is taken for an uplink.
-func dryRun(o *options, stdout io.Writer, log *slog.Logger) error {
+// interfaces to their node is not known: there, nothing is taken for an uplink. What pods have now stays where it is, if the
+// kubelet says so.
+func dryRun(ctx context.Context, o *options, stdout io.Writer, log *slog.Logger) error {
 	data, file, err := o.configFile().Read()
 	if err != nil {
 		return err
@@ -28,14 +30,17 @@ func dryRun(o *options, stdout io.Writer, log *slog.Logger) error {
 		return fmt.Errorf("%s is faulty:\n%w", file, err)
 	}
 	links := netlinks.NodeLinks
+	var held map[string]string
 	if filepath.Clean(o.root) != "/" {
 		links = nil
+	} else if held, err = o.holder().Held(ctx); err != nil {
+		log.Info("it is not known what pods have: this is what there would be without them", "err", err)
 	}
 	devices, err := inventory.Once(o.root, links)
 	if err != nil {
 		return err
 	}
-	report := offer.NewReport(config, devices, nil)
+	report := offer.NewReport(config, devices, held, nil)
 	if o.output == "json" {
 		e := json.NewEncoder(stdout)
 		e.SetIndent("", "  ")

@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.level}))
 	if o.dryRun {
-		return dryRun(o, stdout, log)
+		return dryRun(ctx, o, stdout, log)
 	}
 	for _, notice := range o.notices {
 		log.Warn("a flag has no effect", "why", notice)
@@ -52,13 +52,17 @@ func (o *options) configFile() *offer.ConfigFile {
 	return &offer.ConfigFile{Path: o.config, Node: o.nodeName, Prefix: o.prefix}
 }
 
+func (o *options) holder() offer.PodResources {
+	return offer.PodResources{Socket: filepath.Join(o.kubeletRoot, "pod-resources", "kubelet.sock")}
+}
+
 // serve runs until ctx ends. Nothing that happens on the node ends it earlier; only a metrics address that is taken does.
 func serve(ctx context.Context, o *options, log *slog.Logger) error {
 	devices := inventory.New(o.root, log, inventory.Options{})
 	reload := make(chan struct{}, 1)
 	of := &offer.Offer{
 		Config: o.configFile(), Inventory: devices, Log: log, Reload: reload,
-		Holder: offer.PodResources{Socket: filepath.Join(o.kubeletRoot, "pod-resources", "kubelet.sock")},
+		Holder: o.holder(),
 	}
 	metrics := offer.NewMetrics(of, devices)
 	of.Set = plugin.NewSet(plugin.Config{

@@ -184,10 +184,7 @@ func (o *Offer) present(c *pool.Config, devices []*inventory.Device, held map[st
 			continue
 		}
 		pl, d := &c.Pools[p], devices[i]
-		m := member{resource: pl.Resource, device: plugin.Device{ID: d.ID, Unhealthy: d.Unhealthy, NUMANode: d.NUMANode, PF: d.PF}}
-		if m.device.Unhealthy == "" && pl.PFLink && d.PFDown {
-			m.device.Unhealthy = "its PF has no carrier"
-		}
+		m := member{resource: pl.Resource, device: plugin.Device{ID: d.ID, Unhealthy: unhealthyIn(pl, d), NUMANode: d.NUMANode, PF: d.PF}}
 		if s := pl.Selector(&d.Device); s != nil {
 			m.device.RDMA, m.device.VhostNet = s.IsRDMA, s.NeedVhostNet
 		} else if was := o.last[d.ID]; was.resource == m.resource {

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
@@ -21,7 +20,6 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/offer"
 	"github.com/viaduct-sriov/viaduct/internal/plugin"
 	"github.com/viaduct-sriov/viaduct/internal/plugin/kubelettest"
-	"github.com/viaduct-sriov/viaduct/internal/pool"
 	"github.com/viaduct-sriov/viaduct/pkg/pci/pcitest"
 )
 
@@ -275,39 +273,6 @@ func (n *node) get(path string, status int) string {
 		return ""
 	}
 	return w.Body.String()
-}
-
-func TestReport(t *testing.T) {
-	tree := pcitest.New(t)
-	tree.AddIGB("02", "ens2", 4, 2)
-	devices, err := inventory.Once(tree.Root, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config, _, err := pool.Parse([]byte(pools(first)), "intel.com")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	if err := offer.NewReport(config, devices, nil).Print(&out); err != nil {
-		t.Fatal(err)
-	}
-	want := `DEVICE        ID         DRIVER  PF    VF  NUMA  RESOURCE         HEALTH
-0000:02:00.0  8086:10c9  igb     -     -   0     -                -
-0000:02:10.0  8086:10ca  igbvf   ens2  0   0     intel.com/sriov  healthy
-0000:02:10.2  8086:10ca  igbvf   ens2  1   0     -                -
-
-intel.com/sriov: 1 devices
-
-Not in intel.com/sriov:
-  it is a PF with 2 VFs, which are offered in its place
-    0000:02:00.0
-  pfNames: it has ens2 with index 1
-    0000:02:10.2
-`
-	if diff := cmp.Diff(want, out.String()); diff != "" {
-		t.Errorf("report (-want +got):\n%s", diff)
-	}
 }
 
 type syncBuffer struct {

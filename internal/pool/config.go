@@ -5,6 +5,7 @@ package pool
 import (
 	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -60,6 +61,25 @@ type Ranged struct {
 
 // A Range is VF indexes from First to Last, both included.
 type Range struct{ First, Last int }
+
+// String is the form that a configuration has.
+func (r Ranged) String() string {
+	ranges := make([]string, len(r.Ranges))
+	for i, x := range r.Ranges {
+		ranges[i] = x.String()
+	}
+	if len(ranges) == 0 {
+		return r.PF
+	}
+	return r.PF + "#" + strings.Join(ranges, ",")
+}
+
+func (r Range) String() string {
+	if r.First == r.Last {
+		return strconv.Itoa(r.First)
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
 
 func (r Ranged) holds(index int) bool {
 	for _, x := range r.Ranges {

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
-// object reads the members of an object by key, and says which of its keys are not known.
+// object reads the members of an object by key, and says which of its keys are not known; nil if it is no object.
 func (p *parser) object(n *node, path string, known ...string) map[string]*node {
 	return p.objectFor(n, path, "", known)
 }
@@ -56,6 +58,10 @@ func (p *parser) known(m member, at, kind string, known []string) (string, bool)
 		}
 	}
 	message := "there is no such key"
+	if kind == "" && slices.Contains(selectorKeys[NetDevice], m.key) {
+		p.faults = append(p.faults, Fault{m.line, at, message + " here: it belongs into selectors"})
+		return "", false
+	}
 	if kind != "" {
 		message += " for " + kind
 	}
@@ -138,7 +144,7 @@ func (p *parser) oneOf(n *node, path string, choices ...string) string {
 }
 
 // info reads {"*" or address: {key: value}}.
-func (p *parser) info(n *node, path string) map[string]map[string]string {
+func (p *parser) info(n *node, path string, kind DeviceType) map[string]map[string]string {
 	members, ok := n.value.([]member)
 	if !ok {
 		p.fault(n, path, "want an object, not %s", n.kind())
@@ -147,22 +153,57 @@ func (p *parser) info(n *node, path string) map[string]map[string]string {
 	all := map[string]map[string]string{}
 	for _, m := range members {
 		at := join(path, m.key)
+		key := m.key
+		if address, err := pci.ParseAddress(key); err == nil {
+			key = address.String() // as devices are called, in lower case
+		} else if key != "*" && kind != AuxNetDevice {
+			p.warn(place{m.line, at}, "it is for no device: want \"*\" for all of them, or a PCI address such as 0000:3b:02.0")
+		}
 		values, ok := m.value.value.([]member)
 		if !ok {
 			p.fault(m.value, at, "want an object of strings, not %s", m.value.kind())
 			continue
 		}
-		entry := map[string]string{}
-		for _, v := range values {
-			entry[v.key] = p.text(v.value, join(at, v.key))
+		if _, twice := all[key]; twice {
+			p.fault(&node{line: m.line}, at, "it is there twice")
+			continue
 		}
-		all[m.key] = entry
+		all[key] = p.texts(values, at)
 	}
 	return all
 }
 
+// texts reads the members of an object of strings.
+func (p *parser) texts(members []member, path string) map[string]string {
+	all := map[string]string{}
+	for _, m := range members {
+		at := join(path, m.key)
+		if _, twice := all[m.key]; twice {
+			p.fault(&node{line: m.line}, at, "it is there twice")
+			continue
+		}
+		all[m.key] = p.text(m.value, at)
+	}
+	return all
+}
+
+// leftover warns of keys of a pool that the SR-IOV network operator writes: fields of its own program, which mean nothing.
+func (p *parser) leftover(n *node, path string) (keys []string) {
+	members, _ := n.value.([]member)
+	for _, m := range members {
+		if strings.EqualFold(m.key, "SelectorObj") || strings.EqualFold(m.key, "SelectorObjs") {
+			p.warn(place{m.line, join(path, m.key)}, "it is passed over: to a device plugin it means nothing")
+			keys = append(keys, m.key)
+		}
+	}
+	return keys
+}
+
 // nearest is the known word that a near miss is likely to mean; empty if none is near.
 func nearest(word string, known []string) string {
+	if len(word) > 64 {
+		return ""
+	}
 	best, distance := "", len(word)
 	for _, k := range known {
 		if d := edits(strings.ToLower(word), strings.ToLower(k)); d < distance && d <= max(2, len(k)/3) {

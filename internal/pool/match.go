@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -78,24 +77,61 @@ func inRange(wanted []Ranged, d *Device, isPF func(string) bool) bool {
 	return len(wanted) == 0 || slices.ContainsFunc(wanted, func(r Ranged) bool { return isPF(r.PF) && r.holds(d.Index) })
 }
 
-// whyNot explains a mismatch to a person.
+// whyNot explains a mismatch to a person, in words that are the same for devices that differ in nothing else: 64 VFs are
+// one line then.
 func whyNot(s *Selector, d *Device) string {
 	key := mismatch(s, d)
-	has := map[string]string{
-		"vendors": d.Vendor, "devices": d.Product, "drivers": d.Driver, "pciAddresses": d.ID, "acpiIndexes": d.ACPI,
-		"rootDevices": d.PF, "pfNames": strings.Join(d.PFNames, " or "), "linkTypes": d.LinkType, "ddpProfiles": d.DDPProfile,
-		"pKeys": d.PKey, "auxTypes": d.AuxType, "vdpaType": d.VDPAType, "isRdma": "",
-	}[key]
-	if key == "isRdma" {
+	has := ""
+	switch key {
+	case "vendors":
+		has = d.Vendor
+	case "devices":
+		has = d.Product
+	case "drivers":
+		has = d.Driver
+	case "pciAddresses":
+		return "pciAddresses: its own is not among them"
+	case "acpiIndexes":
+		has = d.ACPI
+	case "pfNames":
+		return outside(key, s.PFNames, strings.Join(d.PFNames, " or "), func(name string) bool { return slices.Contains(d.PFNames, name) })
+	case "rootDevices":
+		return outside(key, s.RootDevices, d.PF, func(address string) bool { return address == d.PF })
+	case "linkTypes":
+		has = d.LinkType
+	case "ddpProfiles":
+		has = d.DDPProfile
+	case "pKeys":
+		has = d.PKey
+	case "auxTypes":
+		has = d.AuxType
+	case "vdpaType":
+		has = d.VDPAType
+	case "isRdma":
 		return "isRdma: it has no RDMA device"
 	}
-	if has == "" {
-		has = "none"
+	return key + ": it has " + orNone(has)
+}
+
+// outside says whether it is the PF that is another, or the index on it.
+func outside(key string, wanted []Ranged, has string, isPF func(string) bool) string {
+	var near []string
+	for _, r := range wanted {
+		if isPF(r.PF) {
+			near = append(near, r.String())
+		}
 	}
-	if (key == "pfNames" || key == "rootDevices") && d.Index >= 0 {
-		has += fmt.Sprintf(" with index %d", d.Index)
+	if len(near) > 0 {
+		return key + ": its index is not in " + strings.Join(near, " or ")
 	}
-	return key + ": it has " + has
+	return key + ": it has " + orNone(has)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
 }
 
 // refusal says why the pool does not take the device; empty: it does.

@@ -106,10 +106,10 @@ func TestAssignAndExplain(t *testing.T) {
 		"first pool that takes it": {device: vf(nil), pool: 0, why: []Refusal{{"intel.com/b", "it fits, but intel.com/a comes first"}}},
 		"second pool": {
 			device: vf(func(d *Device) { d.Index = 3 }), pool: 1,
-			why: []Refusal{{"intel.com/a", "drivers: it has iavf; pfNames: it has ens785f0 or enp59s0f0 with index 3"}},
+			why: []Refusal{{"intel.com/a", "drivers: it has iavf; pfNames: its index is not in ens785f0#0-2"}},
 		},
 		"no pool": {device: vf(func(d *Device) { d.Index, d.Vendor = 3, "15b3" }), pool: none, why: []Refusal{
-			{"intel.com/a", "drivers: it has iavf; pfNames: it has ens785f0 or enp59s0f0 with index 3"}, {"intel.com/b", "vendors: it has 15b3"},
+			{"intel.com/a", "drivers: it has iavf; pfNames: its index is not in ens785f0#0-2"}, {"intel.com/b", "vendors: it has 15b3"},
 		}},
 		"reserved": {device: vf(func(d *Device) { d.Reserved = "the node's uplink" }), pool: none, why: []Refusal{
 			{"intel.com/a", "the node's uplink"}, {"intel.com/b", "the node's uplink"},

@@ -10,9 +10,21 @@ import (
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
+// What a file may have at most. A ConfigMap is 1 MiB at most, and a kubelet is not made for more resources; the bounds keep
+// a file of nonsense from keeping the daemon busy.
+const (
+	maxSize      = 1 << 20 // bytes
+	maxPools     = 512
+	maxSelectors = 2048 // of all pools together
+	maxFaults    = 100  // that are said
+)
+
 // Parse reads a configuration file. prefix is the resource prefix of pools that name none. What is wrong comes as Faults,
 // all of it at once; then the Config is nil. What is only odd, and works, comes as warnings.
 func Parse(data []byte, prefix string) (config *Config, warnings Faults, err error) {
+	if len(data) > maxSize {
+		return nil, nil, Faults{{Line: 1, Message: fmt.Sprintf("it has %d bytes: want %d at most", len(data), maxSize)}}
+	}
 	root, syntax := parseTree(data)
 	if syntax != nil {
 		return nil, nil, Faults{*syntax}
@@ -25,19 +37,39 @@ func Parse(data []byte, prefix string) (config *Config, warnings Faults, err err
 	slices.SortStableFunc(p.faults, byLine)
 	slices.SortStableFunc(p.warnings, byLine)
 	if len(p.faults) > 0 {
-		return nil, p.warnings, p.faults
+		return nil, p.warnings.most(), p.faults.most()
 	}
-	return config, p.warnings, nil
+	return config, p.warnings.most(), nil
+}
+
+// most leaves out what nobody would read.
+func (f Faults) most() Faults {
+	if len(f) <= maxFaults {
+		return f
+	}
+	more := Fault{Line: f[maxFaults].Line, Message: fmt.Sprintf("and %d more from here on", len(f)-maxFaults)}
+	return append(f[:maxFaults:maxFaults], more)
 }
 
 type parser struct {
 	prefix           string
 	faults, warnings Faults
-	lines            []int // of each pool
+	selectorsAt      [][]place // of each pool
+	selectorCount    int
+}
+
+// A place is where in the file something was.
+type place struct {
+	line int
+	path string
 }
 
 func (p *parser) fault(n *node, path, format string, args ...any) {
 	p.faults = append(p.faults, Fault{n.line, path, fmt.Sprintf(format, args...)})
+}
+
+func (p *parser) warn(at place, format string, args ...any) {
+	p.warnings = append(p.warnings, Fault{at.line, at.path, fmt.Sprintf(format, args...)})
 }
 
 func (p *parser) config(root *node) *Config {
@@ -45,23 +77,49 @@ func (p *parser) config(root *node) *Config {
 	fields := p.object(root, "", "resourceList")
 	list, ok := fields["resourceList"]
 	if !ok {
-		if len(p.faults) == 0 {
+		// The SR-IOV network operator writes null for a node that has no pools.
+		if root.has("resourceList") {
+			p.warn(place{root.line, "resourceList"}, "it has no pools: nothing is offered")
+		} else if len(p.faults) == 0 {
 			p.fault(root, "", "it has no resourceList")
 		}
 		return c
 	}
-	resources := map[string]int{}
-	for i, item := range p.list(list, "resourceList") {
+	items := p.list(list, "resourceList")
+	if len(items) > maxPools {
+		p.fault(list, "resourceList", "it has %d pools: want %d at most", len(items), maxPools)
+		return c
+	}
+	for i, item := range items {
 		path := fmt.Sprintf("resourceList[%d]", i)
+		p.selectorsAt = append(p.selectorsAt, nil)
 		pool := p.pool(item, path)
-		p.lines = append(p.lines, item.line)
-		if first, ok := resources[pool.Resource]; ok && pool.Resource != "" {
-			p.fault(item, path, "%s is already the resource of resourceList[%d]: put both selectors into a list in one entry", pool.Resource, first)
-		}
-		resources[pool.Resource] = i
+		p.unique(c.Pools, pool.Resource, item, path)
 		c.Pools = append(c.Pools, pool)
 	}
 	return c
+}
+
+// unique compares a pool's name with those before it.
+func (p *parser) unique(before []Pool, resource string, n *node, path string) {
+	if resource == "" {
+		return
+	}
+	for i := range before {
+		switch other := before[i].Resource; {
+		case other == resource:
+			p.fault(n, path, "%s is already the resource of resourceList[%d]: put both selectors into a list in one entry", resource, i)
+			return
+		case variable(other) == variable(resource):
+			p.warn(place{n.line, path}, "a pod with %s and with %s sees only one of them: both are told in %s", other, resource, variable(resource))
+			return
+		}
+	}
+}
+
+// variable is the name by which a container learns of its devices.
+func variable(resource string) string {
+	return "PCIDEVICE_" + strings.ToUpper(strings.NewReplacer(".", "_", "/", "_", "-", "_").Replace(resource))
 }
 
 var poolKeys = []string{
@@ -71,7 +129,10 @@ var poolKeys = []string{
 
 func (p *parser) pool(n *node, path string) Pool {
 	pool := Pool{Type: NetDevice}
-	fields := p.object(n, path, poolKeys...)
+	fields := p.object(n.without(p.leftover(n, path)), path, poolKeys...)
+	if fields == nil {
+		return pool
+	}
 	pool.Resource = p.resource(n, path, fields)
 	if f, ok := fields["deviceType"]; ok {
 		pool.Type = DeviceType(p.oneOf(f, path+".deviceType", string(NetDevice), string(Accelerator), string(AuxNetDevice)))
@@ -85,7 +146,7 @@ func (p *parser) pool(n *node, path string) Pool {
 		pool.PFLink = p.boolean(p.object(f, path+".healthCheck", "pfLink"), path+".healthCheck", "pfLink")
 	}
 	if f, ok := fields["additionalInfo"]; ok {
-		pool.AdditionalInfo = p.info(f, path+".additionalInfo")
+		pool.AdditionalInfo = p.info(f, path+".additionalInfo", pool.Type)
 	}
 	pool.Selectors = p.selectors(n, fields["selectors"], path+".selectors", pool.Type)
 	return pool
@@ -140,16 +201,29 @@ func (p *parser) selectors(pool *node, n *node, path string, kind DeviceType) []
 	}
 	items, isList := n.value.([]*node)
 	if !isList {
+		p.noteSelector(n, path)
 		return []Selector{p.selector(n, path, kind)}
 	}
 	if len(items) == 0 {
 		p.fault(n, path, "the list is empty: the pool could have no device")
 	}
+	if p.selectorCount+len(items) > maxSelectors {
+		p.fault(n, path, "the file has more than %d selectors", maxSelectors)
+		return nil
+	}
 	var all []Selector
 	for i, item := range items {
-		all = append(all, p.selector(item, fmt.Sprintf("%s[%d]", path, i), kind))
+		at := fmt.Sprintf("%s[%d]", path, i)
+		p.noteSelector(item, at)
+		all = append(all, p.selector(item, at, kind))
 	}
 	return all
+}
+
+func (p *parser) noteSelector(n *node, path string) {
+	last := len(p.selectorsAt) - 1
+	p.selectorsAt[last] = append(p.selectorsAt[last], place{n.line, path})
+	p.selectorCount++
 }
 
 var selectorKeys = map[DeviceType][]string{
@@ -166,6 +240,9 @@ func (p *parser) selector(n *node, path string, kind DeviceType) Selector {
 		kind = NetDevice // its fault is known already; look on
 	}
 	fields := p.objectFor(n, path, string(kind), selectorKeys[kind])
+	if fields == nil {
+		return Selector{}
+	}
 	each := func(key string, check func(string) (string, error)) []string {
 		return p.values(fields, path, key, check)
 	}
@@ -293,8 +370,9 @@ func auxType(s string) (string, error) {
 
 func partitionKey(s string) (string, error) {
 	bare, ok := strings.CutPrefix(strings.ToLower(s), "0x")
-	if !ok || !hexPattern.MatchString(bare) {
+	key, err := strconv.ParseUint(bare, 16, 16)
+	if !ok || err != nil {
 		return "", fmt.Errorf("%q is no InfiniBand partition key: want such as 0x8001", s)
 	}
-	return "0x" + bare, nil
+	return fmt.Sprintf("0x%04x", key), nil // as the kernel writes it
 }

@@ -2,6 +2,8 @@ package pool
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -151,6 +153,17 @@ func TestParseFaults(t *testing.T) {
 			pool("\"resourceName\": \"a\", \"selectors\": {\"vendors\": [\"8086\"],\n\"Vendors\": [\"15b3\"]}"),
 			[]string{"line 3: resourceList[0].selectors.Vendors: it is there twice"},
 		},
+		"a selector's key in the pool": {
+			pool(`"resourceName": "a", "isRdma": true, "selectors": {"vendors": ["15b3"]}`),
+			[]string{"line 2: resourceList[0].isRdma: there is no such key here: it belongs into selectors"},
+		},
+		"information twice": {
+			pool(`"resourceName": "a", "selectors": {}, "additionalInfo": {"0000:0A:00.0": {"a": "1", "a": "2"}, "0000:0a:00.0": {}}`),
+			[]string{
+				"line 2: resourceList[0].additionalInfo.0000:0A:00.0.a: it is there twice",
+				"line 2: resourceList[0].additionalInfo.0000:0a:00.0: it is there twice",
+			},
+		},
 		"no selectors": {
 			pool(`"resourceName": "a", "selectors": []`),
 			[]string{"line 2: resourceList[0].selectors: the list is empty: the pool could have no device"},
@@ -177,27 +190,139 @@ func TestParseFaults(t *testing.T) {
 }
 
 func TestParseWarnings(t *testing.T) {
-	c, warnings, faults := parse(`{"ResourceList": [
-{"resourcename": "a", "selectors": {"pfnames": ["eth0#0-7"]}},
-{"resourceName": "b", "selectors": {"pfNames": ["eth0#2-3"], "drivers": ["igbvf"]}},
-{"resourceName": "c", "selectors": {"pfNames": ["eth0#6-9"], "vendors": null, "drivers": []}},
-{"resourceName": "d", "selectors": {}}
-]}`)
-	if len(faults) != 0 {
-		t.Fatal(faults)
+	tests := map[string]struct {
+		in   string
+		want []string
+	}{
+		"keys in other cases": {
+			"{\"ResourceList\": [\n{\"resourcename\": \"a\",\n\"selectors\": {\"pfnames\": [\"eth0#0-7\"]}}]}",
+			[]string{
+				"line 1: ResourceList: it is read as resourceList: write it so",
+				"line 2: resourceList[0].resourcename: it is read as resourceName: write it so",
+				"line 3: resourceList[0].selectors.pfnames: it is read as pfNames: write it so",
+			},
+		},
+		"keys of another program, and no pools": {
+			`{"resourceList": [{"resourceName": "a", "selectors": {"vendors": ["8086"]}, "SelectorObjs": null}]}`,
+			[]string{"line 1: resourceList[0].SelectorObjs: it is passed over: to a device plugin it means nothing"},
+		},
+		"no pools": {`{"resourceList": null}`, []string{"line 1: resourceList: it has no pools: nothing is offered"}},
+		"everything": {
+			`{"resourceList": [{"resourceName": "a", "selectors": {"drivers": [], "vendors": null}}]}`,
+			[]string{"line 1: resourceList[0].selectors: no key is set: it takes every netDevice"},
+		},
+		"unreachable by one": {
+			pools(`{"pfNames": ["eth0#0-7"]}`, `{"pfNames": ["eth0#2-3"], "drivers": ["igbvf"]}`),
+			[]string{"line 3: resourceList[1].selectors: it takes nothing: resourceList[0] (intel.com/p0) comes first and takes all of it"},
+		},
+		"unreachable by two": {
+			pools(`{"pfNames": ["eth0#0-1", "eth1"]}`, `{"pfNames": ["eth0#2-5"]}`, `{"pfNames": ["eth0#1-4"], "drivers": ["igbvf"]}`),
+			[]string{"line 4: resourceList[2].selectors: it takes nothing: " +
+				"resourceList[0] (intel.com/p0) and resourceList[1] (intel.com/p1) come first and take all of it"},
+		},
+		"unreachable by drivers": {
+			pools(`{"drivers": ["iavf"]}`, `{"drivers": ["vfio-pci"]}`, `{"drivers": ["vfio-pci", "iavf"], "vendors": ["8086"]}`),
+			[]string{"line 4: resourceList[2].selectors: it takes nothing: " +
+				"resourceList[1] (intel.com/p1) and resourceList[0] (intel.com/p0) come first and take all of it"},
+		},
+		"unreachable within a pool": {
+			pools(`[{"vendors": ["8086"], "needVhostNet": true}, {"vendors": ["8086"], "devices": ["154c"]}]`),
+			[]string{"line 2: resourceList[0].selectors[1]: it takes nothing: selectors[0] of the same pool comes first and takes all of it"},
+		},
+		"shared VFs": {
+			pools(`{"pfNames": ["eth0#0-3"]}`, `{"pfNames": ["eth1", "eth0#3-7,2"]}`),
+			[]string{"line 3: resourceList[1].selectors: eth0#2, eth0#3 is in resourceList[0] (intel.com/p0), too, which comes first and gets it"},
+		},
+		"shared addresses": {
+			pools(`{"pciAddresses": ["0000:3b:02.0", "0000:3b:02.1"]}`, `{"pciAddresses": ["0000:3b:02.1", "0000:3b:02.2"]}`),
+			[]string{"line 3: resourceList[1].selectors: 0000:3b:02.1 is in resourceList[0] (intel.com/p0), too, which comes first and gets it"},
+		},
+		"the rest of a PF":        {pools(`{"pfNames": ["eth0#0-3"]}`, `{"pfNames": ["eth0"]}`), nil},
+		"one PF, two drivers":     {pools(`{"pfNames": ["eth0#0-3"], "drivers": ["a"]}`, `{"pfNames": ["eth0#2-5"], "drivers": ["b"]}`), nil},
+		"a part of what is there": {pools(`{"drivers": ["a"]}`, `{"drivers": ["a", "b"]}`), nil},
+		"addressed ones are left": {
+			`{"resourceList": [{"resourceName": "a", "selectors": {"vendors": ["8086"]}}, {"resourceName": "b", "selectors": {"vendors": ["8086"]}, "allowAddressed": true}]}`,
+			nil,
+		},
+		"one variable for two": {
+			`{"resourceList": [{"resourceName": "a-b", "selectors": {"vendors": ["8086"]}},
+{"resourceName": "A_b", "selectors": {"vendors": ["15b3"]}}]}`,
+			[]string{"line 2: resourceList[1]: a pod with intel.com/a-b and with intel.com/A_b sees only one of them: both are told in PCIDEVICE_INTEL_COM_A_B"},
+		},
+		"information for nobody": {
+			`{"resourceList": [{"resourceName": "a", "selectors": {"vendors": ["8086"]}, "additionalInfo": {"ens1": {"k": "v"}}}]}`,
+			[]string{`line 1: resourceList[0].additionalInfo.ens1: it is for no device: want "*" for all of them, or a PCI address such as 0000:3b:02.0`},
+		},
 	}
-	want := []string{
-		"line 1: ResourceList: it is read as resourceList: write it so",
-		"line 2: resourceList[0].resourcename: it is read as resourceName: write it so",
-		"line 2: resourceList[0].selectors.pfnames: it is read as pfNames: write it so",
-		"line 3: resourceList[1].selectors: it takes nothing: resourceList[0] (intel.com/a) comes first and takes all of it",
-		"line 5: resourceList[3].selectors: no key is set: it takes every netDevice",
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, warnings, faults := parse(test.in)
+			if len(faults) != 0 {
+				t.Fatal(faults)
+			}
+			if diff := cmp.Diff(test.want, warnings); diff != "" {
+				t.Errorf("warnings (-want +got):\n%s", diff)
+			}
+		})
 	}
-	if diff := cmp.Diff(want, warnings); diff != "" {
-		t.Errorf("warnings (-want +got):\n%s", diff)
+}
+
+// pools is a file with pools p0, p1, … of these selectors, one a line, from line 2 on.
+func pools(selectors ...string) string {
+	var lines []string
+	for i, s := range selectors {
+		lines = append(lines, fmt.Sprintf("{\"resourceName\": \"p%d\", \"selectors\": %s}", i, s))
 	}
-	if diff := cmp.Diff([]Ranged{{PF: "eth0", Ranges: []Range{{0, 7}}}}, c.Pools[0].Selectors[0].PFNames); diff != "" {
-		t.Error(diff)
+	return "{\"resourceList\": [\n" + strings.Join(lines, ",\n") + "]}"
+}
+
+// A file as large as can be must not keep the daemon busy, nor drown its log.
+func TestParseIsBounded(t *testing.T) {
+	many := func(n int, item func(i int) string) string {
+		var b strings.Builder
+		for i := range n {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(item(i))
+		}
+		return b.String()
+	}
+	hex := func(i int) string { return fmt.Sprintf("%q", fmt.Sprintf("%04x", i%0x10000)) }
+	tests := map[string]struct {
+		in, want  string // the last fault, or warning
+		faults    bool
+		atMostNum int
+	}{
+		"too large":       {strings.Repeat(" ", maxSize+1), "line 1: it has 1048577 bytes: want 1048576 at most", true, 1},
+		"faults":          {"{\"resourceList\": [\n" + many(400, func(int) string { return "1" }) + "]}", "line 2: and 300 more from here on", true, maxFaults + 1},
+		"pools":           {"{\"resourceList\": [" + many(10000, func(int) string { return "{}" }) + "]}", "line 1: resourceList: it has 10000 pools: want 512 at most", true, 1},
+		"selectors":       {pools("[" + many(5000, func(int) string { return "{}" }) + "]"), "line 2: resourceList[0].selectors: the file has more than 2048 selectors", true, 1},
+		"lines":           {"[" + strings.Repeat("\n1,", 300000) + "1]", "line 1: want an object, not a list", true, 1},
+		"a very long key": {"{\"" + strings.Repeat("x", 900000) + "\": 1}", "", true, 1},
+		"values": {
+			"{\"resourceList\": [" + many(60, func(p int) string {
+				return fmt.Sprintf(`{"resourceName": "p%d", "selectors": [`, p) + many(30, func(s int) string {
+					return `{"devices": [` + many(60, func(i int) string { return hex(p*1800 + s*60 + i) }) + `]}`
+				}) + "]}"
+			}) + "]}",
+			"line 1: it has too many values to look for selectors that never take anything", false, maxFaults + 1,
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			c, warnings, faults := parse(test.in)
+			said := warnings
+			if test.faults {
+				said = faults
+			}
+			if (c == nil) != test.faults || len(said) > test.atMostNum {
+				t.Fatalf("%d warnings, %d faults", len(warnings), len(faults))
+			}
+			if test.want != "" && (len(said) == 0 || !strings.HasPrefix(said[len(said)-1], test.want)) {
+				t.Errorf("got %.300q, want %q", said, test.want)
+			}
+		})
 	}
 }
 
@@ -211,12 +336,20 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, _, err := Parse(data, "intel.com")
+		c, warnings, err := Parse(data, "intel.com")
 		var faults Faults
 		if (c == nil) != (err != nil) || err != nil && !errors.As(err, &faults) {
 			t.Fatalf("%v with %v", c, err)
 		}
-		for _, fault := range faults {
+		if c != nil {
+			devices := []*Device{vf(nil), {ID: "mlx5_core.sf.4", Type: AuxNetDevice, AuxType: "sf", Driver: "mlx5_core"}}
+			for i, p := range Assign(c, devices, nil) {
+				if refusals := Explain(c, devices[i], nil); p < 0 && len(refusals) != len(c.Pools) {
+					t.Errorf("%d pools, %d refusals", len(c.Pools), len(refusals))
+				}
+			}
+		}
+		for _, fault := range slices.Concat(faults, warnings) {
 			if fault.Line < 1 || fault.Message == "" {
 				t.Errorf("%+v", fault)
 			}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 )
 
 // A node is a JSON value that knows its line, and an object's keys in their order and number: encoding/json forgets all
@@ -38,12 +40,30 @@ func (n *node) kind() string {
 	}
 }
 
+// has reports whether the object has the key, whatever its value.
+func (n *node) has(key string) bool {
+	members, _ := n.value.([]member)
+	return slices.ContainsFunc(members, func(m member) bool { return strings.EqualFold(m.key, key) })
+}
+
+// without is the object less some keys.
+func (n *node) without(keys []string) *node {
+	members, ok := n.value.([]member)
+	if !ok || len(keys) == 0 {
+		return n
+	}
+	return &node{n.line, slices.DeleteFunc(slices.Clone(members), func(m member) bool { return slices.Contains(keys, m.key) })}
+}
+
 // maxDepth bounds the recursion. The format needs 5.
 const maxDepth = 32
 
 type treeReader struct {
 	data    []byte
 	decoder *json.Decoder
+
+	counted  int64 // up to where
+	newlines int   // there are so many
 }
 
 // parseTree reads exactly one JSON value. The error is a Fault's message and its line.
@@ -79,9 +99,15 @@ func (r *treeReader) errorOffset(err error) int64 {
 	return r.decoder.InputOffset()
 }
 
+// line tells which line an offset is on. Offsets only grow, so it counts on from the last one.
 func (r *treeReader) line(offset int64) int {
 	offset = min(offset, int64(len(r.data)))
-	return 1 + bytes.Count(r.data[:offset], []byte{'\n'})
+	if offset < r.counted {
+		return 1 + bytes.Count(r.data[:offset], []byte{'\n'})
+	}
+	r.newlines += bytes.Count(r.data[r.counted:offset], []byte{'\n'})
+	r.counted = offset
+	return 1 + r.newlines
 }
 
 func (r *treeReader) read(depth int) (*node, error) {
