@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -221,7 +222,7 @@ func (i *Inventory) look() {
 		return
 	}
 	i.again = 0
-	i.viewer.settle(snapshot)
+	i.viewer.settle(snapshot, devices)
 	i.mu.Lock()
 	i.devices, i.latest, i.scanned = devices, snapshot, true
 	i.mu.Unlock()
@@ -301,7 +302,11 @@ func Once(root string, links func() (map[int]netlinks.NodeLink, error)) ([]*Devi
 		}
 	} else {
 		for _, d := range snapshot.Devices() {
-			for _, n := range d.Netdevs {
+			netdevs := functionNetdevs(d)
+			for i := range d.Subfunctions {
+				netdevs = slices.Concat(netdevs, subfunctionNetdevs(&d.Subfunctions[i]))
+			}
+			for _, n := range netdevs {
 				known[n.Index] = netlinks.NodeLink{Name: n.Name, Up: n.Up}
 			}
 		}

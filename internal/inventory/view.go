@@ -5,9 +5,8 @@ package inventory
 
 import (
 	"cmp"
-	"fmt"
+	"maps"
 	"slices"
-	"strings"
 
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
@@ -25,41 +24,46 @@ type Device struct {
 
 // A memory is what was seen of a device that may be in a pod now, or between two drivers.
 type memory struct {
-	driver   string
+	driver   string // its own; a subfunction's, not that of the function below it
 	linkType string
 	rdma     bool
 	pKey     string
+	vdpaType string
 }
 
 // A viewer makes devices of what was scanned. It has the memory, so it serves one Inventory only.
 type viewer struct {
-	devices map[pci.Address]memory
+	devices map[string]memory // by id
 	pfNames map[pci.Address][]string
 	wasVF   map[pci.Address]bool // in the last view that was believed
 }
 
 func newViewer() *viewer {
-	return &viewer{devices: map[pci.Address]memory{}, pfNames: map[pci.Address][]string{}, wasVF: map[pci.Address]bool{}}
+	return &viewer{devices: map[string]memory{}, pfNames: map[pci.Address][]string{}, wasVF: map[pci.Address]bool{}}
 }
 
-// view describes every device of the snapshot, in its order. odd are the functions that changed while they were looked at:
-// an interface of theirs is not among links, or they were VFs and have lost their PF, which the kernel takes from them
-// shortly before it removes them.
+// view describes every device of the snapshot, in its order, each function's subfunctions after it. odd are the functions
+// that changed while they were looked at: an interface of theirs is not among links, or they were VFs and have lost their
+// PF, which the kernel takes from them shortly before it removes them.
 func (v *viewer) view(s *pci.Snapshot, links map[int]netlinks.NodeLink) (devices []*Device, odd []pci.Address) {
 	for _, d := range s.Devices() {
-		if d.IsPF() {
+		if d.IsPF() || len(d.Subfunctions) > 0 {
 			v.notePF(d, links)
 		}
 	}
+	unknown := func(n pci.Netdev) bool { _, ok := links[n.Index]; return !ok }
 	devices = make([]*Device, 0, len(s.Devices()))
 	for _, d := range s.Devices() {
-		if isOdd := v.wasVF[d.Address] && !d.IsVF() || slices.ContainsFunc(d.Netdevs, func(n pci.Netdev) bool {
-			_, ok := links[n.Index]
-			return !ok
-		}); isOdd {
+		isOdd := v.wasVF[d.Address] && !d.IsVF() || slices.ContainsFunc(functionNetdevs(d), unknown)
+		devices = append(devices, v.function(s, d, links))
+		for i := range d.Subfunctions {
+			sf := &d.Subfunctions[i]
+			isOdd = isOdd || slices.ContainsFunc(subfunctionNetdevs(sf), unknown)
+			devices = append(devices, v.subfunction(d, sf, links))
+		}
+		if isOdd {
 			odd = append(odd, d.Address)
 		}
-		devices = append(devices, v.device(s, d, links))
 	}
 	return devices, odd
 }
@@ -74,30 +78,27 @@ func (v *viewer) notePF(d *pci.Device, links map[int]netlinks.NodeLink) {
 }
 
 // settle is to be called when the devices of a view are believed.
-func (v *viewer) settle(s *pci.Snapshot) {
+func (v *viewer) settle(s *pci.Snapshot, devices []*Device) {
 	clear(v.wasVF)
 	for _, d := range s.Devices() {
 		if d.IsVF() {
 			v.wasVF[d.Address] = true
 		}
 	}
-	for a := range v.devices {
-		if s.Device(a) == nil {
-			delete(v.devices, a)
-		}
+	here := make(map[string]bool, len(devices))
+	for _, d := range devices {
+		here[d.ID] = true
 	}
-	for a := range v.pfNames {
-		if s.Device(a) == nil {
-			delete(v.pfNames, a)
-		}
-	}
+	maps.DeleteFunc(v.devices, func(id string, _ memory) bool { return !here[id] })
+	maps.DeleteFunc(v.pfNames, func(a pci.Address, _ []string) bool { return s.Device(a) == nil })
 }
 
-func (v *viewer) device(s *pci.Snapshot, d *pci.Device, links map[int]netlinks.NodeLink) *Device {
+// function describes a PCI function.
+func (v *viewer) function(s *pci.Snapshot, d *pci.Device, links map[int]netlinks.NodeLink) *Device {
 	device := &Device{Device: pool.Device{
 		ID: d.Address.String(), Type: pool.NetDevice, Vendor: d.Vendor, Product: d.Product, Driver: d.Driver, ACPI: d.ACPIIndex,
 		Index: d.VFIndex, NUMANode: d.NUMANode, LinkType: linkType(d.Netdevs), RDMA: len(d.RDMA) > 0,
-		PKey: d.PKey,
+		PKey: d.PKey, VDPAType: vdpaType(d.VDPA),
 	}}
 	if d.BaseClass() == pci.ClassAccelerator {
 		device.Type = pool.Accelerator
@@ -110,85 +111,54 @@ func (v *viewer) device(s *pci.Snapshot, d *pci.Device, links map[int]netlinks.N
 		}
 		device.PFDown = pf != nil && isDown(pf, links)
 	}
-	v.recall(d, device)
-	device.Reserved = reserved(d, links)
-	device.Addressed = addressed(d, links)
-	if device.Unhealthy == "" {
-		device.Unhealthy = unhealthy(d, pf)
+	netdevs := functionNetdevs(d)
+	v.recall(device, d.Driver, len(netdevs) > 0, d.VDPA)
+	if device.Driver == "" {
+		device.Driver = v.devices[device.ID].driver
+	}
+	device.Reserved = cmp.Or(replaced(d), reserved(netdevs, links))
+	device.Addressed = addressed(netdevs, links)
+	device.Unhealthy = cmp.Or(device.Unhealthy, unhealthy(d, pf))
+	return device
+}
+
+// subfunction describes a subfunction of d: to pools, d is its PF.
+func (v *viewer) subfunction(d *pci.Device, sf *pci.Subfunction, links map[int]netlinks.NodeLink) *Device {
+	netdevs := subfunctionNetdevs(sf)
+	device := &Device{
+		Device: pool.Device{
+			ID: sf.Name, Type: pool.AuxNetDevice, AuxType: pci.TypeSF, Vendor: d.Vendor, Product: d.Product, Driver: d.Driver,
+			PF: d.Address.String(), PFNames: v.pfNames[d.Address], Index: sf.Number, NUMANode: d.NUMANode,
+			LinkType: cmp.Or(linkType(sf.Netdevs), linkType(d.Netdevs)), RDMA: len(sf.RDMA) > 0, VDPAType: vdpaType(sf.VDPA),
+			Reserved: reserved(netdevs, links), Addressed: addressed(netdevs, links),
+		},
+		PFDown: isDown(d, links),
+	}
+	v.recall(device, sf.Driver, len(netdevs) > 0, sf.VDPA)
+	if device.Unhealthy == "" && sf.Driver == "" {
+		device.Unhealthy = "no driver is bound to it"
 	}
 	return device
 }
 
-// recall fills in what cannot be seen of a device without its interface or its driver, if it was seen before.
-func (v *viewer) recall(d *pci.Device, device *Device) {
-	was, known := v.devices[d.Address]
+// recall fills in what cannot be seen of a device without its interface or its driver, if it was seen before. It stays in
+// its pool so, for the kubelet to see it unhealthy and well again; with another driver it is another device.
+func (v *viewer) recall(device *Device, driver string, hasNetdev bool, vdpa *pci.VDPA) {
+	was, known := v.devices[device.ID]
 	switch {
-	case known && d.Driver == "":
-		// It stays in its pool, for the kubelet to see it unhealthy and well again; with another driver it is another device.
-		device.Driver, device.LinkType, device.RDMA, device.PKey = was.driver, was.linkType, was.rdma, was.pKey
+	case known && driver == "":
+		device.LinkType, device.RDMA, device.PKey, device.VDPAType = was.linkType, was.rdma, was.pKey, was.vdpaType
 		device.Unhealthy = "no driver is bound to it; " + was.driver + " was"
 		return
-	case known && len(d.Netdevs) == 0 && d.Driver == was.driver:
+	case known && driver == was.driver && !hasNetdev:
 		device.RDMA = device.RDMA || was.rdma
 		device.LinkType, device.PKey = cmp.Or(device.LinkType, was.linkType), cmp.Or(device.PKey, was.pKey)
 	}
-	if d.Driver != "" {
-		v.devices[d.Address] = memory{driver: device.Driver, linkType: device.LinkType, rdma: device.RDMA, pKey: device.PKey}
+	if known && driver == was.driver && vdpa != nil && device.VDPAType == "" && was.vdpaType != "" {
+		device.VDPAType = was.vdpaType
+		device.Unhealthy = "no driver is bound to its vDPA device; " + was.vdpaType + "_vdpa was"
 	}
-}
-
-func linkType(netdevs []pci.Netdev) string {
-	const ether, infiniband = 1, 32 // ARPHRD_…
-	for _, n := range netdevs {
-		switch n.Type {
-		case ether:
-			return "ether"
-		case infiniband:
-			return "infiniband"
-		}
+	if driver != "" {
+		v.devices[device.ID] = memory{driver, device.LinkType, device.RDMA, device.PKey, device.VDPAType}
 	}
-	return ""
-}
-
-func isDown(pf *pci.Device, links map[int]netlinks.NodeLink) bool {
-	uplink, ok := pf.Uplink()
-	return ok && !links[uplink.Index].Up
-}
-
-// reserved says why no pool may offer the device; empty: pools may.
-func reserved(d *pci.Device, links map[int]netlinks.NodeLink) string {
-	if len(d.VFs) > 0 {
-		return fmt.Sprintf("it is a PF with %d VFs, which are offered in its place", len(d.VFs))
-	}
-	for _, n := range d.Netdevs {
-		link, ok := links[n.Index]
-		switch {
-		case !ok:
-			return n.Name + " is not among the node's links: does this run in the node's network namespace?"
-		case link.Uplink != "":
-			return n.Name + " carries the node's own traffic: " + link.Uplink
-		}
-	}
-	return ""
-}
-
-func addressed(d *pci.Device, links map[int]netlinks.NodeLink) string {
-	for _, n := range d.Netdevs {
-		if why := links[n.Index].Addressed; why != "" {
-			return n.Name + " is in use by the node: " + why
-		}
-	}
-	return ""
-}
-
-func unhealthy(d, pf *pci.Device) string {
-	switch {
-	case d.IsVF() && pf == nil:
-		return "its PF " + d.PF.String() + " is gone"
-	case d.Driver == "":
-		return "no driver is bound to it"
-	case strings.Contains(d.Driver, "vfio") && !d.VFIO:
-		return "its driver is " + d.Driver + ", but it has no vfio node: see whether the IOMMU is on"
-	}
-	return ""
 }

@@ -28,7 +28,7 @@ func view(t *testing.T, v *viewer, tree pcitest.Tree, links map[int]netlinks.Nod
 	if odd != nil {
 		t.Errorf("odd: %v", odd)
 	}
-	v.settle(snapshot)
+	v.settle(snapshot, devices)
 	byID := map[string]*Device{}
 	for _, d := range devices {
 		byID[d.ID] = d
@@ -116,6 +116,23 @@ func TestViewAfterAChange(t *testing.T) {
 			},
 			func(d *Device) { d.Addressed = "ens2v0 is in use by the node: it has the address 192.0.2.1/24" },
 		},
+		"vDPA device made": {
+			func(tree pcitest.Tree, _ map[int]netlinks.NodeLink) {
+				tree.AddVDPA(tree.Dir(vf), "vdpa0", "vhost_vdpa")
+			},
+			func(d *Device) { d.VDPAType = "vhost" },
+		},
+		"became the uplink by its vDPA device": {
+			func(tree pcitest.Tree, links map[int]netlinks.NodeLink) {
+				dir := tree.AddVDPA(tree.Dir(vf), "vdpa0", "virtio_vdpa")
+				tree.Write(dir+"/virtio1/net/eth7/ifindex", "7")
+				links[7] = netlinks.NodeLink{Name: "eth7", Uplink: "an IPv4 default route goes through it"}
+			},
+			func(d *Device) {
+				d.VDPAType = "virtio"
+				d.Reserved = "eth7 carries the node's own traffic: an IPv4 default route goes through it"
+			},
+		},
 		"became the uplink": {
 			func(_ pcitest.Tree, links map[int]netlinks.NodeLink) {
 				links[5] = netlinks.NodeLink{Name: "ens2v0", Uplink: "an IPv6 default route goes through it"}
@@ -136,6 +153,79 @@ func TestViewAfterAChange(t *testing.T) {
 			test.want(want)
 			if diff := cmp.Diff(want, view(t, v, tree, l)[vf]); diff != "" {
 				t.Errorf("VF (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+const sf = "mlx5_core.sf.2"
+
+func healthySF() *Device {
+	return &Device{Device: pool.Device{
+		ID: sf, Type: pool.AuxNetDevice, AuxType: "sf", Vendor: "8086", Product: "10c9", Driver: "igb", PF: "0000:02:00.0",
+		PFNames: []string{"ens2", "enp2s0"}, Index: 88, LinkType: "ether", RDMA: true, VDPAType: "vhost",
+	}}
+}
+
+func TestViewOfSubfunctions(t *testing.T) {
+	tests := map[string]struct {
+		change func(tree pcitest.Tree, links map[int]netlinks.NodeLink, dir string)
+		want   func(*Device)
+	}{
+		"nothing": {func(pcitest.Tree, map[int]netlinks.NodeLink, string) {}, func(*Device) {}},
+		"moved into a pod": {
+			func(tree pcitest.Tree, _ map[int]netlinks.NodeLink, dir string) {
+				tree.Remove(dir + "/net")
+				tree.Remove(dir + "/infiniband")
+			},
+			func(*Device) {},
+		},
+		"driver unbound": {
+			func(tree pcitest.Tree, _ map[int]netlinks.NodeLink, dir string) {
+				tree.BindHosted(dir, "auxiliary", "")
+				tree.Remove(dir + "/net")
+			},
+			func(d *Device) { d.Unhealthy = "no driver is bound to it; mlx5_core.sf was" },
+		},
+		"driver of its vDPA device unbound": {
+			func(tree pcitest.Tree, _ map[int]netlinks.NodeLink, dir string) {
+				tree.BindHosted(dir+"/vdpa0", "vdpa", "")
+			},
+			func(d *Device) { d.Unhealthy = "no driver is bound to its vDPA device; vhost_vdpa was" },
+		},
+		"vDPA device given to the kernel": {
+			func(tree pcitest.Tree, _ map[int]netlinks.NodeLink, dir string) {
+				tree.BindHosted(dir+"/vdpa0", "vdpa", "virtio_vdpa")
+			},
+			func(d *Device) { d.VDPAType = "virtio" },
+		},
+		"became the uplink": {
+			func(_ pcitest.Tree, links map[int]netlinks.NodeLink, _ string) {
+				links[20] = netlinks.NodeLink{Name: "ens2s88", Uplink: "an IPv4 default route goes through it"}
+			},
+			func(d *Device) {
+				d.Reserved = "ens2s88 carries the node's own traffic: an IPv4 default route goes through it"
+			},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			tree := pcitest.New(t)
+			tree.AddIGB("02", "ens2", 4, 0)
+			dir := tree.AddSubfunction("0000:02:00.0", sf, 88, pcitest.Net{Name: "ens2s88", Index: 20})
+			tree.Write(dir+"/infiniband/mlx5_2/node_type", "1: CA")
+			tree.AddVDPA(dir, "vdpa0", "vhost_vdpa")
+			v, l := newViewer(), links()
+			l[20] = netlinks.NodeLink{Name: "ens2s88"}
+			devices := view(t, v, tree, l)
+			if diff := cmp.Diff("it has 1 subfunctions, which are offered in its place", devices["0000:02:00.0"].Reserved); diff != "" {
+				t.Errorf("PF (-want +got):\n%s", diff)
+			}
+			test.change(tree, l, dir)
+			want := healthySF()
+			test.want(want)
+			if diff := cmp.Diff(want, view(t, v, tree, l)[sf]); diff != "" {
+				t.Errorf("subfunction (-want +got):\n%s", diff)
 			}
 		})
 	}

@@ -22,9 +22,6 @@ func (p *parser) unreachable(c *Config) {
 			if s.selector.empty() {
 				p.warn(s.at, "no key is set: it takes every %s", pool.Type)
 			}
-			if key := s.selector.undiscovered(); key != "" {
-				p.warn(s.at, "%s takes nothing: this version does not look for such devices yet", key)
-			}
 			atoms := s.selector.atoms()
 			if work += (len(atoms) + s.selector.size()) * values; work > maxWork {
 				continue
@@ -125,19 +122,6 @@ func (s *Selector) size() int {
 		size += 1 + len(r.Ranges)
 	}
 	return size
-}
-
-// undiscovered is a key whose devices nobody finds yet; empty: there is none.
-func (s *Selector) undiscovered() string {
-	switch {
-	case len(s.AuxTypes) > 0:
-		return "auxTypes"
-	case len(s.DDPProfiles) > 0:
-		return "ddpProfiles"
-	case s.VDPAType != "":
-		return "vdpaType"
-	}
-	return ""
 }
 
 func (s *Selector) sets() []*[]string {

@@ -54,6 +54,9 @@ type Device struct {
 	// index; an index whose VF could not be found has the zero Address.
 	TotalVFs int       `json:"totalVFs,omitempty"`
 	VFs      []Address `json:"vfs,omitempty"`
+
+	Subfunctions []Subfunction `json:"subfunctions,omitempty"` // by name
+	VDPA         *VDPA         `json:"vdpa,omitempty"`         // on the function itself, not on a subfunction
 }
 
 // A Netdev is a network interface of a PCI function.
@@ -88,15 +91,33 @@ func (d *Device) Uplink() (Netdev, bool) {
 	return Netdev{}, false
 }
 
+// Representor is the interface on a PF in switchdev mode that stands for the VF with this index, and false if there is
+// none here. A switch on the PF sees the VF's packets there.
+func (d *Device) Representor(vf int) (Netdev, bool) { return d.port("vf", vf) }
+
+// SubfunctionRepresentor is Representor for a subfunction, by its number.
+func (d *Device) SubfunctionRepresentor(number int) (Netdev, bool) { return d.port("sf", number) }
+
+// port finds the interface with port name pf<M>vf<N>. Names that start with c<K> are of functions that another host has,
+// which a DPU serves. M says little: the function holds its own ports only.
+func (d *Device) port(kind string, number int) (Netdev, bool) {
+	for _, n := range d.Netdevs {
+		rest, ok := strings.CutPrefix(n.PhysPortName, "pf")
+		pf, own, ok2 := strings.Cut(rest, kind)
+		if ok && ok2 && isNumber(pf) && own == strconv.Itoa(number) {
+			return n, true
+		}
+	}
+	return Netdev{}, false
+}
+
 func isUplinkPort(name string) bool {
-	if name == "" {
-		return true
-	}
-	digits, ok := strings.CutPrefix(name, "p")
-	if !ok || digits == "" {
-		return false
-	}
-	_, err := strconv.ParseUint(digits, 10, 16)
+	number, ok := strings.CutPrefix(name, "p")
+	return name == "" || ok && isNumber(number)
+}
+
+func isNumber(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
 	return err == nil
 }
 
@@ -159,6 +180,13 @@ func (r *reader) device(a Address, wanted func(class uint32) bool) (*Device, err
 	}
 	// After physfn: the interface's port name is asked for on everything but VFs.
 	r.interfaces(d, dir)
+	h := r.hosted[a]
+	if r.hosted == nil {
+		h = r.hostedBy(dir)
+	}
+	if h != nil {
+		r.others(d, dir, h)
+	}
 	return d, nil
 }
 
@@ -184,21 +212,27 @@ func (r *reader) interfaces(d *Device, dir folder) {
 			prefix = children[0] + "/net"
 		}
 	}
-	for _, name := range r.list(dir, prefix) {
-		at := prefix + "/" + name
+	d.Netdevs = r.netdevs(dir, prefix, !d.IsVF())
+}
+
+// netdevs reads the interfaces in a folder that is called net; with ports also what their port is and how it is.
+func (r *reader) netdevs(dir folder, net string, ports bool) (netdevs []Netdev) {
+	for _, name := range r.list(dir, net) {
+		at := net + "/" + name
 		n := Netdev{Name: name}
 		var ok bool
 		if n.Index, ok = r.number(dir, at+"/ifindex"); !ok {
 			continue // it was moved or renamed while we read
 		}
 		n.Type, _ = r.number(dir, at+"/type")
-		if !d.IsVF() {
+		if ports {
 			n.PhysPortName, _ = r.text(dir, at+"/phys_port_name")
 			carrier, _ := r.number(dir, at+"/carrier") // EINVAL while the interface is down
 			n.Up = carrier == 1
 		}
-		d.Netdevs = append(d.Netdevs, n)
+		netdevs = append(netdevs, n)
 	}
+	return netdevs
 }
 
 // vfs reads a PF's virtfnN links, in order of N.

@@ -45,13 +45,30 @@ func ReadNodes(root string, a Address) Nodes {
 	if uio := r.list(dir, "uio"); len(uio) > 0 {
 		n.UIO = "/dev/" + uio[0]
 	}
+	r.rdmaNodes(&n, dir)
+	return n
+}
+
+// ReadSubfunctionNodes is ReadNodes for a subfunction, by its name; none if it is not there.
+func ReadSubfunctionNodes(root, name string) Nodes {
+	r := newReader(root)
+	defer r.close()
+	var n Nodes
+	if isSubfunction(name) {
+		dir := r.root.open(auxiliaryDevices + "/" + name)
+		defer dir.close()
+		r.rdmaNodes(&n, dir)
+	}
+	return n
+}
+
+func (r *reader) rdmaNodes(n *Nodes, dir folder) {
 	for _, name := range r.list(dir, "infiniband") {
 		n.RDMA = append(n.RDMA, r.rdma(dir, name))
 	}
 	if len(n.RDMA) > 0 {
 		n.RDMACM = r.misc("rdma_cm", "/dev/infiniband/rdma_cm")
 	}
-	return n
 }
 
 // Misc gives the path of a node that belongs to no device, such as vhost-net's: empty if the kernel has no such device.

@@ -18,6 +18,8 @@ type reader struct {
 	buf  [4096]byte // an attribute is at most a page
 	seen map[string]string
 	ids  map[uint32]string
+	// hosted is what sits on functions, where all of them are read; nil: it is looked for on each.
+	hosted map[Address]*hosted
 }
 
 // A folder is an open folder; noDir is one that is not there, in which nothing is found.

@@ -20,6 +20,7 @@ func Scan(root string) (*Snapshot, error) {
 	}
 	r := newReader(root)
 	defer r.close()
+	r.hosted = r.allHosted()
 	devices := make([]*Device, 0, len(addresses))
 	for _, a := range addresses {
 		d, err := r.device(a, isKept)

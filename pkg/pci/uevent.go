@@ -73,23 +73,24 @@ func parseUevent(message []byte) (c Change, ok bool) {
 		case "SUBSYSTEM":
 			c.Subsystem = value
 		case "DEVPATH":
-			c.Address, ok = addressInPath(value)
+			c.Address, _, ok = splitPath(value)
 		}
 	}
 	return c, ok && c.Action != ""
 }
 
-// addressInPath finds the last PCI function in a device path such as
-// /devices/pci0000:00/0000:00:02.0/0000:02:10.0/net/eth5, whose earlier ones are the bridges above it.
-func addressInPath(devpath string) (Address, bool) {
-	for {
-		i := strings.LastIndexByte(devpath, '/')
+// splitPath finds the last PCI function in a device path such as
+// /devices/pci0000:00/0000:00:02.0/0000:02:10.0/net/eth5, whose earlier ones are the bridges above it, and gives what comes
+// after it.
+func splitPath(devpath string) (a Address, below string, ok bool) {
+	for end := len(devpath); ; {
+		i := strings.LastIndexByte(devpath[:end], '/')
 		if i < 0 {
-			return Address{}, false
+			return Address{}, "", false
 		}
-		if a, err := ParseAddress(devpath[i+1:]); err == nil {
-			return a, true
+		if a, err := ParseAddress(devpath[i+1 : end]); err == nil {
+			return a, strings.TrimPrefix(devpath[end:], "/"), true
 		}
-		devpath = devpath[:i]
+		end = i
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -82,7 +83,11 @@ func (t Tree) Add(f Func) {
 // AddNet gives a function an interface.
 func (t Tree) AddNet(address string, n Net) {
 	t.T.Helper()
-	dir := t.Dir(address) + "/net/" + n.Name
+	t.netdev(t.Dir(address)+"/net/"+n.Name, n)
+}
+
+func (t Tree) netdev(dir string, n Net) {
+	t.T.Helper()
 	if n.Type == 0 {
 		n.Type = 1
 	}
@@ -165,6 +170,9 @@ func (t Tree) Remove(name string) {
 	t.T.Helper()
 	t.check(os.RemoveAll(filepath.Join(t.Root, name)))
 }
+
+// up leads from a folder to sys/, with a slash at its end.
+func (t Tree) up(dir string) string { return strings.Repeat("../", strings.Count(dir, "/")) }
 
 func (t Tree) mkdir(name string) {
 	t.T.Helper()
