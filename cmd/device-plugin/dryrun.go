@@ -40,6 +40,9 @@ func dryRun(ctx context.Context, o *options, stdout io.Writer, log *slog.Logger)
 	if err != nil {
 		return err
 	}
+	if links != nil && config.AsksForDDP() {
+		devices = (&inventory.Profiles{Log: log}).Fill(devices)
+	}
 	report := offer.NewReport(config, devices, held, nil)
 	if o.output == "json" {
 		e := json.NewEncoder(stdout)

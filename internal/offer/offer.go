@@ -37,7 +37,8 @@ type Offer struct {
 	// 2 min. VFs that are made anew within it leave no gap.
 	Grace time.Duration
 
-	recent recent
+	recent   recent
+	profiles inventory.Profiles
 
 	// What only the goroutine of Run uses.
 	last   map[string]member // by id: the devices of the last round
@@ -86,6 +87,7 @@ func (o *Offer) Run(ctx context.Context) {
 	if o.Grace == 0 {
 		o.Grace = 2 * time.Minute
 	}
+	o.profiles.Log = o.Log
 	o.last, o.served = map[string]member{}, map[string]bool{}
 	o.refresh(false)
 	ticker := time.NewTicker(o.Look)
@@ -124,6 +126,9 @@ func (o *Offer) round(ctx context.Context) {
 	devices, scanned := o.Inventory.Devices()
 	if !scanned || o.Config.inForce == nil {
 		return
+	}
+	if o.Config.inForce.AsksForDDP() {
+		devices = o.profiles.Fill(devices)
 	}
 	resources := o.assign(o.Config.inForce, devices, o.ask(ctx), time.Now())
 	o.Set.Update(ctx, resources)

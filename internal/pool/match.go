@@ -31,6 +31,13 @@ type Device struct {
 	Addressed string
 }
 
+// AsksForDDP reports whether any pool selects by DDP profile: only then need devices have theirs.
+func (c *Config) AsksForDDP() bool {
+	return slices.ContainsFunc(c.Pools, func(p Pool) bool {
+		return slices.ContainsFunc(p.Selectors, func(s Selector) bool { return len(s.DDPProfiles) > 0 })
+	})
+}
+
 // Match reports whether the selector takes the device: every key that is set holds, by any of its values.
 func Match(s *Selector, d *Device) bool { return mismatch(s, d) == "" }
 
