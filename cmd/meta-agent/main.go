@@ -19,6 +19,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/agent"
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
 	"github.com/viaduct-sriov/viaduct/internal/network"
+	"github.com/viaduct-sriov/viaduct/internal/ondisk"
 )
 
 const usage = `meta-agent runs once on each node, beside the CNI plugin meta-cni. It
@@ -53,6 +54,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 		return err
 	}
 	o.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.level}))
+	if len(o.Node.Ignored) > 0 {
+		o.Log.Warn("Keys of the configuration file mean nothing here and are ignored", "file", o.file, "keys", o.Node.Ignored)
+	}
 	klog.SetSlogLogger(o.Log.With("from", "client-go"))
 	if o.API, err = apiConfig(o.kubeconfig); err != nil {
 		return err
@@ -63,6 +67,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 type options struct {
 	agent.Config
 	kubeconfig string
+	file       string // Multus' configuration file
 	level      slog.Level
 }
 
@@ -78,7 +83,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (o optio
 	fs.StringVar(&o.Socket, "socket", agentapi.DefaultSocket, "the `path` where meta-cni asks")
 	fs.StringVar(&o.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "the runtime's `folder` of CNI configurations")
 	fs.StringVar(&o.BinDir, "cni-bin-dir", "/opt/cni/bin", "the runtime's `folder` of CNI plugins")
-	fs.StringVar(&o.NetworksDir, "networks-dir", "/etc/cni/multus/net.d",
+	fs.StringVar(&o.NetworksDir, "networks-dir", ondisk.DefaultFolder,
 		"the `folder` of configurations for NetworkAttachmentDefinitions without a spec.config")
 	fs.StringVar(&o.JournalDir, "journal-dir", "/var/lib/viaduct/pods", "the `folder` of meta-cni's records")
 	fs.StringVar(&o.PodResourcesSocket, "pod-resources-socket", "/var/lib/kubelet/pod-resources/kubelet.sock",
@@ -86,12 +91,13 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (o optio
 	fs.StringVar(&o.MetricsAddress, "metrics-address", "127.0.0.1:9478", "`host:port` of /metrics, /healthz and /readyz; empty for none")
 	fs.DurationVar(&o.LookupTimeout, "lookup-timeout", agent.DefaultLookupTimeout,
 		"how `long` a pod may wait for the API server to tell of an object that is not known yet")
-	fs.BoolVar(&o.Policy.Isolated, "namespace-isolation", false,
+	fs.StringVar(&o.file, "config", "", "Multus' configuration `file`, taken as it is; flags win over it")
+	o.Node = network.DefaultNodeConfig()
+	fs.BoolVar(&o.Node.Policy.Isolated, "namespace-isolation", false,
 		"keep pods to the NetworkAttachmentDefinitions of their own namespace and of --global-namespaces")
-	o.Policy.Global = []string{"default"}
 	fs.Func("global-namespaces", "with --namespace-isolation, the `namespaces`, separated by commas, whose definitions are for every pod (default \"default\")",
 		func(value string) (err error) {
-			o.Policy.Global, err = network.ParseNamespaces(value)
+			o.Node.Policy.Global, err = network.ParseNamespaces(value)
 			return err
 		})
 	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "the least `level` to log: debug, info, warn or error")
@@ -101,10 +107,48 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (o optio
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q; see --help", fs.Arg(0))
 	}
+	if o.file != "" {
+		if err := o.readFile(fs); err != nil {
+			return o, fmt.Errorf("--config %s: %w", o.file, err)
+		}
+	}
 	if o.NodeName == "" {
 		return o, errors.New("no node name: set --node-name, or NODE_NAME from spec.nodeName in the DaemonSet")
 	}
 	return o, nil
+}
+
+// readFile takes what the flags leave open from Multus' configuration.
+func (o *options) readFile(flags *flag.FlagSet) error {
+	data, err := os.ReadFile(o.file)
+	if err != nil {
+		return err
+	}
+	node, err := network.ParseNodeConfig(data)
+	if err != nil {
+		return err
+	}
+	set := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	if set["namespace-isolation"] {
+		node.Policy.Isolated = o.Node.Policy.Isolated
+	}
+	if set["global-namespaces"] {
+		node.Policy.Global = o.Node.Policy.Global
+	}
+	if !set["networks-dir"] && node.ConfDir != "" {
+		o.NetworksDir = node.ConfDir
+	}
+	if level, ok := levels[node.LogLevel]; ok && !set["log-level"] {
+		o.level = level
+	}
+	o.Node = node
+	return nil
+}
+
+// levels are Multus' names for how much to log.
+var levels = map[string]slog.Level{
+	"debug": slog.LevelDebug, "verbose": slog.LevelInfo, "error": slog.LevelWarn, "panic": slog.LevelWarn,
 }
 
 // apiConfig reads how to reach the API server. The service account's token is read again by client-go as it is rotated.

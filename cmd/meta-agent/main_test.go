@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -33,8 +34,36 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]any{"n1", true, []string{"a", "b"}, slog.LevelDebug}, []any{o.NodeName, o.Policy.Isolated, o.Policy.Global, o.level}); d != "" {
+	if d := cmp.Diff([]any{"n1", true, []string{"a", "b"}, slog.LevelDebug}, []any{o.NodeName, o.Node.Policy.Isolated, o.Node.Policy.Global, o.level}); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestMultusFileForTheAgent(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "multus.conf")
+	config := `{"type":"multus","namespaceIsolation":true,"globalNamespaces":"a","confDir":"/nets","logLevel":"error","clusterNetwork":"d","kubeconfig":"/x"}`
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string][]any{
+		"": {true, []string{"a"}, "/nets", slog.LevelWarn},
+		"--namespace-isolation=false --global-namespaces=b --networks-dir=/mine --log-level=error": {false, []string{"b"}, "/mine", slog.LevelError},
+	} {
+		o, err := parse(append(strings.Fields(args), "--node-name=n", "--config="+file), environment(nil), &bytes.Buffer{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, []any{o.Node.Policy.Isolated, o.Node.Policy.Global, o.NetworksDir, o.level}); d != "" {
+			t.Errorf("%s: %s", args, d)
+		}
+		if !o.Node.HasDefault() || !cmp.Equal(o.Node.Ignored, []string{"kubeconfig"}) {
+			t.Errorf("got %+v", o.Node)
+		}
+	}
+	var said bytes.Buffer
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	if err := run(t.Context(), []string{"--node-name=n", "--config=" + file}, environment(nil), &said); err == nil || strings.Count(said.String(), "kubeconfig") != 1 {
+		t.Errorf("%v; the warning: %s", err, said.String())
 	}
 }
 
@@ -48,6 +77,7 @@ func TestRefuses(t *testing.T) {
 		"no node name":        {nil, environment(nil), "NODE_NAME"},
 		"an argument":         {[]string{"run"}, named, `"run"`},
 		"a bad namespace":     {[]string{"--global-namespaces=A"}, named, `"A"`},
+		"no such file":        {[]string{"--config=/none"}, named, "/none"},
 		"no cluster":          {nil, named, "--kubeconfig"},
 		"no such kubeconfig":  {[]string{"--kubeconfig=" + filepath.Join(t.TempDir(), "none")}, named, "none"},
 		"an unknown option":   {[]string{"--frobnicate"}, named, "frobnicate"},

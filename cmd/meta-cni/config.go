@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,9 +28,13 @@ type config struct {
 	// Delegates holds the node's default network as its first element: a CNI configuration or configuration list.
 	Delegates []json.RawMessage `json:"delegates"`
 	// DefaultNetworks are networks that every pod gets. The stub only looks whether there are any: the agent knows them.
-	DefaultNetworks []json.RawMessage          `json:"defaultNetworks"`
-	RuntimeConfig   map[string]json.RawMessage `json:"runtimeConfig"`
-	PrevResult      json.RawMessage            `json:"prevResult"`
+	DefaultNetworks []json.RawMessage `json:"defaultNetworks"`
+	// SystemNamespaces are those whose pods get none of DefaultNetworks.
+	SystemNamespaces []string `json:"systemNamespaces"`
+	// BinDir holds plugins beside the runtime's folders.
+	BinDir        string                     `json:"binDir"`
+	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`
+	PrevResult    json.RawMessage            `json:"prevResult"`
 	// ValidAttachments is nil unless the runtime passed a list, at GC.
 	ValidAttachments []types.GCAttachment `json:"cni.dev/valid-attachments"`
 
@@ -55,6 +60,11 @@ func parseConfig(stdin []byte) (*config, error) {
 
 // defaultNetwork is the node's default network as an attachment. It carries what the runtime passed for it.
 func (c *config) defaultNetwork() (network.Attachment, error) {
+	if len(c.Delegates) > 1 {
+		return network.Attachment{}, types.NewError(types.ErrInvalidNetworkConfig,
+			"meta-cni's configuration has more than one of delegates: only the agent can give the others their places",
+			"keep this file out of the runtime's folder, and give it to meta-agent as --config")
+	}
 	if len(c.Delegates) == 0 {
 		return network.Attachment{}, types.NewError(types.ErrInvalidNetworkConfig,
 			"meta-cni's configuration has no delegates: its first element must be the node's default network",
@@ -88,7 +98,7 @@ func (c *config) annotations() (map[string]string, error) {
 
 // needsAgent reports whether the sandbox may get anything but the default network.
 func (c *config) needsAgent(pod network.Pod, annotations map[string]string) bool {
-	if len(c.DefaultNetworks) > 0 {
+	if len(c.DefaultNetworks) > 0 && !slices.Contains(c.SystemNamespaces, pod.Namespace) {
 		return true
 	}
 	if annotations == nil {

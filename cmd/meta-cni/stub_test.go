@@ -266,6 +266,7 @@ func TestWhoIsAsked(t *testing.T) {
 		"annotations not passed": {annotations: ``, asked: true},
 		"annotations null":       {annotations: `null`, asked: true},
 		"networks for all":       {annotations: `{}`, extra: `,"defaultNetworks":["x"]`, asked: true},
+		"but not in here":        {annotations: `{}`, extra: `,"defaultNetworks":["x"],"systemNamespaces":["kube-system","shop"]`},
 		"no networks for all":    {annotations: `{}`, extra: `,"defaultNetworks":[]`},
 		"not a pod":              {annotations: ``, args: "IgnoreUnknown=1"},
 	} {
@@ -351,6 +352,7 @@ func TestErrors(t *testing.T) {
 	}{
 		"a prevResult":        {func(n *node) { n.extra = `,"prevResult":{"cniVersion":"1.0.0"}` }, nil, 7, "first plugin"},
 		"no default network":  {func(n *node) { n.def = "" }, nil, 7, "delegates"},
+		"two delegates":       {func(n *node) { n.def += "," + n.chain("y", "1.0.0", "rec-b") }, nil, 7, "--config"},
 		"annotations garbage": {func(n *node) { n.annotations = `"x"` }, nil, 6, "pod-annotations"},
 		"CNI_ARGS garbage":    {func(n *node) { n.args = "K8S_POD_NAME" }, nil, 4, "KEY=VALUE"},
 		"itself as default":   {func(n *node) { n.def = n.chain("x", "1.0.0", "meta-cni") }, nil, 7, "itself"},
@@ -376,6 +378,20 @@ func TestErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestMultusBinDir(t *testing.T) {
+	n := newNode(t)
+	other := t.TempDir()
+	if err := os.Rename(filepath.Join(n.bin, "rec-a"), filepath.Join(other, "rec-a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.run("ADD"); err == nil {
+		t.Fatal("a plugin that is not there ran")
+	}
+	n.extra = fmt.Sprintf(`,"binDir":%q`, other)
+	n.ok("ADD")
+	n.ok("DEL")
 }
 
 // The journal alone is enough for DEL: a configuration that has lost its default network does not hold a pod up.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -33,7 +34,7 @@ func (p plugin) runner(c *config, args *skel.CmdArgs) *delegate.Runner {
 	return &delegate.Runner{
 		Records:  delegate.Records(orDefault(c.StateDir, delegate.DefaultDir)),
 		Running:  journal.Store{Dir: orDefault(c.RunDir, delegate.DefaultRunDir), Version: 1},
-		Path:     args.Path,
+		Path:     strings.Trim(args.Path+":"+c.BinDir, ":"),
 		Devices:  devinfo.Dir{Root: c.DeviceInfoDir},
 		Timeout:  c.PluginTimeout.duration(),
 		LockWait: c.LockWait.duration(),

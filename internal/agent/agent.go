@@ -16,6 +16,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/agent/cniconf"
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
 	"github.com/viaduct-sriov/viaduct/internal/network"
+	"github.com/viaduct-sriov/viaduct/internal/ondisk"
 )
 
 // Config says where everything is.
@@ -28,8 +29,8 @@ type Config struct {
 	JournalDir         string // the stub's records
 	PodResourcesSocket string // the kubelet's
 	MetricsAddress     string // host:port; empty for none
-	// Policy says which definitions a pod may use.
-	Policy network.Policy
+	// Node is what the node's configuration allows to pods, and what it gives them; nil: everything, and nothing.
+	Node *network.NodeConfig
 	// LookupTimeout bounds a question to the API server for what the informers do not have.
 	LookupTimeout time.Duration
 	Log           *slog.Logger
@@ -51,9 +52,12 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer kubelet.Close()
 	events := NewEvents(kube, c.NodeName, c.Log)
-	planner := &Planner{Kube: kube, Kubelet: kubelet, OnDisk: ConfigFolder(c.NetworksDir), Policy: c.Policy}
+	if c.Node == nil {
+		c.Node = network.DefaultNodeConfig()
+	}
+	planner := &Planner{Kube: kube, Kubelet: kubelet, OnDisk: ondisk.Folder(c.NetworksDir), Node: c.Node}
 	publisher := &Publisher{Kube: kube}
-	keeper := &cniconf.Keeper{ConfDir: c.ConfDir, BinDir: c.BinDir, Log: c.Log}
+	keeper := newKeeper(ctx, c, planner)
 	statuses := &StatusWriter{Dir: c.JournalDir, Publisher: publisher, Log: c.Log}
 	server := &Server{
 		Path: c.Socket, Log: c.Log,
@@ -94,6 +98,17 @@ func Run(ctx context.Context, c Config) error {
 	g.Go(func() error { return statuses.Run(ctx) })
 	g.Go(func() error { return events.Run(ctx) })
 	return g.Wait()
+}
+
+func newKeeper(ctx context.Context, c Config, planner *Planner) *cniconf.Keeper {
+	k := &cniconf.Keeper{
+		ConfDir: c.ConfDir, BinDir: c.BinDir, Log: c.Log, ReadyFile: c.Node.ReadyFile,
+		Options: cniconf.Options{DefaultNetworks: c.Node.Given(), SystemNamespaces: c.Node.Spared(), BinDir: c.Node.BinDir},
+	}
+	if c.Node.HasDefault() {
+		k.Default = func() (cniconf.Default, error) { return planner.defaultNetwork(ctx) }
+	}
+	return k
 }
 
 // refused tells the operator, and the pod's author if it is theirs to mend.

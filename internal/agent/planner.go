@@ -7,8 +7,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/viaduct-sriov/viaduct/internal/agent/cniconf"
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
 	"github.com/viaduct-sriov/viaduct/internal/network"
+	"github.com/viaduct-sriov/viaduct/internal/ondisk"
 )
 
 // A Planner answers which networks a sandbox gets.
@@ -16,8 +18,9 @@ type Planner struct {
 	Kube    *Kube
 	Kubelet *Kubelet
 	// OnDisk finds the configuration of a definition that has none of its own.
-	OnDisk ConfigFolder
-	Policy network.Policy
+	OnDisk ondisk.Folder
+	// Node is what the node allows to pods, and what it gives them.
+	Node *network.NodeConfig
 }
 
 // Plan makes one sandbox's plan. The error is an *agentapi.Error.
@@ -41,7 +44,7 @@ func (p *Planner) plan(ctx context.Context, ask agentapi.Plan) (*network.Plan, e
 	if err != nil {
 		return nil, err
 	}
-	if err := p.Policy.Check(wants); err != nil {
+	if wants, err = p.Node.Apply(wants); err != nil {
 		return nil, err
 	}
 	definitions, err := p.definitions(ctx, wants.References())
@@ -63,10 +66,7 @@ func (p *Planner) definitions(ctx context.Context, refs []network.Reference) (ma
 	g, ctx := errgroup.WithContext(ctx)
 	for i, ref := range refs {
 		g.Go(func() (err error) {
-			if found[i], err = p.Kube.Definition(ctx, ref); err != nil || found[i] == nil || !found[i].OnDisk() {
-				return err
-			}
-			found[i], err = p.OnDisk.Complete(found[i])
+			found[i], err = p.definition(ctx, ref)
 			return err
 		})
 	}
@@ -78,6 +78,38 @@ func (p *Planner) definitions(ctx context.Context, refs []network.Reference) (ma
 		byRef[ref] = found[i]
 	}
 	return byRef, nil
+}
+
+// definition finds one: in the cluster, on the node's disk, or in its configuration; nil if there is none.
+func (p *Planner) definition(ctx context.Context, ref network.Reference) (*network.Definition, error) {
+	if ref.Namespace == "" {
+		if d := p.Node.Delegate(ref); d != nil {
+			return d, nil
+		}
+		return ondisk.At(ref.Name)
+	}
+	d, err := p.Kube.Definition(ctx, ref)
+	switch {
+	case err != nil:
+		return nil, err
+	case d == nil && p.Node.Names(ref):
+		return p.OnDisk.Named(ref.Name)
+	case d != nil && d.OnDisk():
+		return p.OnDisk.Complete(d)
+	}
+	return d, nil
+}
+
+// defaultNetwork is the one that the node's configuration names.
+func (p *Planner) defaultNetwork(ctx context.Context) (cniconf.Default, error) {
+	d, err := p.definition(ctx, p.Node.DefaultReference())
+	if err != nil {
+		return cniconf.Default{}, err
+	}
+	if err := p.Node.CheckDefault(d); err != nil {
+		return cniconf.Default{}, err
+	}
+	return cniconf.Default{File: p.Node.DefaultReference().String(), List: d.Config(), Capabilities: d.Capabilities()}, nil
 }
 
 // The CNI error codes of a refusal.

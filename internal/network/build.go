@@ -8,130 +8,6 @@ import (
 	"strings"
 )
 
-// DefaultNamespace is where DefaultNetworkAnnotation looks for a definition without a namespace, as Multus does.
-const DefaultNamespace = "kube-system"
-
-// Wants is what a pod asks for, as its annotations say it.
-type Wants struct {
-	Pod Pod
-	// Default replaces the node's default network; nil keeps it.
-	Default *Selection
-	// Networks are the others, in order.
-	Networks []Selection
-}
-
-// A Reference names a definition.
-type Reference struct{ Namespace, Name string }
-
-func (r Reference) String() string { return r.Namespace + "/" + r.Name }
-
-// ParseAnnotations reads what pod asks for. The error joins one *Error for each fault.
-func ParseAnnotations(pod Pod, annotations map[string]string) (Wants, error) {
-	w := Wants{Pod: pod}
-	networks, err := ParseSelections(annotations[NetworksAnnotation], pod.Namespace)
-	if err == nil {
-		err = checkTogether(networks)
-	}
-	if err != nil {
-		return w, inAnnotation(err, pod, NetworksAnnotation)
-	}
-	w.Networks = networks
-	value := strings.TrimSpace(annotations[DefaultNetworkAnnotation])
-	if value == "" {
-		return w, nil
-	}
-	defaults, err := ParseSelections(value, DefaultNamespace)
-	if err == nil && len(defaults) != 1 {
-		err = problem("name one network", "it names %d networks", len(defaults))
-	}
-	if err == nil && defaults[0].IfName != "" && defaults[0].IfName != defaultIfName {
-		err = problem("remove it", "the default network's interface is always %s", defaultIfName).at("interface")
-	}
-	if err != nil {
-		return w, inAnnotation(err, pod, DefaultNetworkAnnotation)
-	}
-	w.Default = &defaults[0]
-	return w, nil
-}
-
-// inAnnotation puts the pod and the annotation into each error below err.
-func inAnnotation(err error, pod Pod, annotation string) error {
-	var list []error
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		list = joined.Unwrap()
-	} else {
-		list = []error{err}
-	}
-	for i, one := range list {
-		if e, ok := errors.AsType[*Error](one); ok {
-			list[i] = e.at(annotation).of(pod, "")
-		}
-	}
-	return errors.Join(list...)
-}
-
-// checkTogether holds what is wrong only with several elements, or several keys, side by side.
-func checkTogether(networks []Selection) error {
-	var faults faults
-	routes := 0
-	for i, s := range networks {
-		at := fmt.Sprintf("[%d]", i)
-		if s.DefaultRoute != nil {
-			if routes++; routes > 1 {
-				faults.add(problem("keep it on one network", "only one network can carry the pod's default route").at("default-route").at(at).of(Pod{}, s.Network()))
-			}
-		}
-		if s.IPAMClaim != "" && s.Capabilities["ips"] != nil {
-			faults.add(problem("remove ips or ipam-claim-reference", "an IPAM claim holds the addresses, ips asks for others").at("ips").at(at).of(Pod{}, s.Network()))
-		}
-	}
-	_, err := interfaceNames(networks)
-	faults.add(err)
-	return faults.err()
-}
-
-const defaultIfName = "eth0"
-
-// interfaceNames gives net1, net2, … by position to those that ask for none.
-func interfaceNames(networks []Selection) ([]string, *Error) {
-	taken := map[string]string{defaultIfName: "the default network"}
-	names := make([]string, len(networks))
-	for i, s := range networks {
-		name := s.IfName
-		if name == "" {
-			name = fmt.Sprintf("net%d", i+1)
-		}
-		if by, is := taken[name]; is {
-			return nil, problem(`choose another "interface", or none for net1, net2, … by position`,
-				"the interface name %s is taken by %s", quote(name), by).at("interface").at(fmt.Sprintf("[%d]", i)).of(Pod{}, s.Network())
-		}
-		taken[name] = fmt.Sprintf("network %s, element [%d]", s.Network(), i)
-		names[i] = name
-	}
-	return names, nil
-}
-
-// None reports whether the pod asks for nothing beside the node's default network.
-func (w Wants) None() bool { return w.Default == nil && len(w.Networks) == 0 }
-
-// References lists the definitions that Plan needs, each once, sorted.
-func (w Wants) References() []Reference {
-	var refs []Reference
-	for _, s := range w.all() {
-		refs = append(refs, Reference{s.Namespace, s.Name})
-	}
-	slices.SortFunc(refs, func(a, b Reference) int { return strings.Compare(a.String(), b.String()) })
-	return slices.Compact(refs)
-}
-
-// all lists the selections in the order in which they take devices: the default network first.
-func (w Wants) all() []Selection {
-	if w.Default == nil {
-		return w.Networks
-	}
-	return append([]Selection{*w.Default}, w.Networks...)
-}
-
 // Plan makes the plan out of the definitions that References named and the device ids, by resource, that the kubelet gave
 // to the pod. It is the same plan whatever the order of the ids. The error is an *Error.
 func (w Wants) Plan(definitions map[Reference]*Definition, devices map[string][]string) (*Plan, error) {
@@ -148,20 +24,20 @@ func (w Wants) Plan(definitions map[Reference]*Definition, devices map[string][]
 	if bad != nil {
 		return nil, bad.of(w.Pod, "")
 	}
-	names, bad := interfaceNames(w.Networks)
+	names, bad := w.interfaceNames()
 	if bad != nil {
-		return nil, bad.of(w.Pod, "")
+		return nil, bad
 	}
 	plan := &Plan{Pod: w.Pod}
 	size := 0
 	for i, s := range all {
 		a, err := attach(s, defs[i], ids[i])
 		if err != nil {
-			return nil, err.of(w.Pod, s.Network())
+			return nil, err.of(w.Pod, defs[i].Network())
 		}
 		if size += len(a.Config); size > MaxPlan {
-			return nil, problem("ask for fewer networks, or shorten their definitions",
-				"the configurations of the pod's networks have more than %d bytes together", MaxPlan).of(w.Pod, s.Network())
+			return nil, problem(TooLong, "ask for fewer networks, or shorten their definitions",
+				"the configurations of the pod's networks have more than %d bytes together", MaxPlan).at(s.Key).of(w.Pod, s.Network())
 		}
 		if w.Default != nil && i == 0 {
 			a.IfName, a.IsDefault = defaultIfName, true
@@ -175,17 +51,23 @@ func (w Wants) Plan(definitions map[Reference]*Definition, devices map[string][]
 }
 
 func (w Wants) definition(s Selection, definitions map[Reference]*Definition) (*Definition, error) {
-	d := definitions[Reference{s.Namespace, s.Name}]
-	if d == nil {
-		return nil, problem(fmt.Sprintf("create it, or write namespace/name if it is in another namespace than %s", s.Namespace),
-			"there is no NetworkAttachmentDefinition %s", s.Network()).of(w.Pod, s.Network())
+	d := definitions[s.reference()]
+	switch {
+	case d == nil && s.FromNode:
+		return nil, problem(NoNodeNetwork, "create the one or the other, or mend the name in the node's configuration",
+			"there is neither a NetworkAttachmentDefinition %s nor a configuration of that name in the node's folder of networks", s.Network()).
+			at(s.Key).of(w.Pod, s.Network())
+	case d == nil:
+		return nil, problem(NoDefinition, fmt.Sprintf("create it, or write namespace/name if it is in another namespace than %s", s.Namespace),
+			"there is no NetworkAttachmentDefinition %s", s.Network()).at(s.Key).of(w.Pod, s.Network())
 	}
 	if e, ok := errors.AsType[*Error](d.Err); ok {
 		return nil, e.of(w.Pod, s.Network())
 	}
 	if d.OnDisk() {
-		return nil, problem("give it a spec.config, or put a file with that name in its \"name\" key on the node",
-			"the definition has no spec.config, and no configuration file on this node is named %s", quote(s.Name)).of(w.Pod, s.Network())
+		return nil, problem(NoConfig, `give it a spec.config, or put a file with that name in its "name" key into the node's folder of networks`,
+			"the definition has no spec.config, and no configuration file on this node is named %s", quote(s.Name)).
+			at("spec.config").of(w.Pod, s.Network())
 	}
 	return d, nil
 }
@@ -221,7 +103,7 @@ func attach(s Selection, d *Definition, device *Device) (Attachment, *Error) {
 		}
 		if len(args) > 0 {
 			if err := mergeArgs(conf, args); err != nil {
-				return a, err.at(fmt.Sprintf("plugins[%d]", i))
+				return a, err.at(fmt.Sprintf("plugins[%d]", i)).at("spec.config")
 			}
 		}
 		plugins[i].conf = conf
@@ -284,14 +166,11 @@ func declareCapabilities(s Selection, plugins []plugin) (out []plugin, changed b
 			out[i], taken, changed = p, true, true
 		}
 		if !taken {
-			var types []string
-			for _, p := range plugins {
-				types = append(types, p.typ)
-			}
+			types := (&Definition{plugins: plugins}).Plugins()
 			key := keyOfCapability[capability]
-			return nil, false, problem(
+			return nil, false, problem(NoCapability,
 				fmt.Sprintf(`add "capabilities": {%q: true} to the plugin in the definition that takes it, or remove %s from the pod's annotation`, capability, key),
-				"no plugin of this network (%s) declares that it takes %s", strings.Join(types, ", "), key).at(key)
+				"no plugin of this network (%s) declares that it takes %s", strings.Join(types, ", "), key).at(key).at(s.Key)
 		}
 	}
 	return out, changed, nil

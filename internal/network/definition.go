@@ -36,8 +36,8 @@ type plugin struct {
 func ParseDefinition(namespace, name, resource, config string) *Definition {
 	d := &Definition{Namespace: namespace, Name: name, Resource: strings.TrimSpace(resource)}
 	if d.Resource != "" && (len(d.Resource) > 317 || !qualified.MatchString(d.Resource)) {
-		d.fail(problem("write it as in the pod's limits, such as intel.com/sriov", "%s is not a resource's name", quote(d.Resource)).
-			at("metadata.annotations[" + ResourceAnnotation + "]"))
+		d.fail(problem(BadResource, "write it as in the pod's limits, such as intel.com/sriov", "%s is not a resource's name", quote(d.Resource)).
+			at(resourceKey))
 		return d
 	}
 	if strings.TrimSpace(config) != "" {
@@ -47,7 +47,7 @@ func ParseDefinition(namespace, name, resource, config string) *Definition {
 }
 
 // Network is the definition as "namespace/name".
-func (d *Definition) Network() string { return d.Namespace + "/" + d.Name }
+func (d *Definition) Network() string { return Reference{d.Namespace, d.Name}.String() }
 
 // OnDisk reports whether the definition leaves its configuration to a file on the node.
 func (d *Definition) OnDisk() bool { return d.Err == nil && d.config == nil }
@@ -78,26 +78,47 @@ func (d *Definition) parse(config []byte) *Error {
 	return nil
 }
 
-// NormalizeList reads a CNI configuration, a list or a single plugin's, and returns it as a list, with the union of the
-// capabilities that its plugins declare. The error wraps ErrInvalid.
-func NormalizeList(config []byte) (list json.RawMessage, capabilities []string, err error) {
-	keys, plugins, bad := parseConfig(config)
-	if bad != nil {
-		return nil, nil, bad
+// ParseFile reads a configuration from the node's disk that no NetworkAttachmentDefinition stands for. It goes by its own
+// name, without a namespace.
+func ParseFile(path string, config []byte) *Definition {
+	d := &Definition{}
+	d.fail(d.parse(config).at("file " + path))
+	if d.Err == nil && d.nameByConfig() == "" {
+		d.fail(problem(MissingKey, "give the network a name", "the key is missing").at("name").at("file " + path))
 	}
-	if _, named := keys["name"]; !named {
-		return nil, nil, problem("give the network a name", "the key is missing").at("name")
-	}
+	return d
+}
+
+// nameByConfig makes the configuration's name the definition's.
+func (d *Definition) nameByConfig() string {
+	d.Name, _ = decodeString(d.list["name"])
+	return d.Name
+}
+
+// Config is the whole configuration, as a list, as it is when a pod asks for nothing special; nil if there is none.
+func (d *Definition) Config() json.RawMessage { return d.config }
+
+// Capabilities is the union of what the plugins declare, sorted.
+func (d *Definition) Capabilities() []string {
 	union := map[string]bool{}
-	for _, p := range plugins {
+	for _, p := range d.plugins {
 		maps.Copy(union, p.capabilities)
 	}
-	return render(keys, plugins), slices.Sorted(maps.Keys(union)), nil
+	return slices.Sorted(maps.Keys(union))
+}
+
+// Plugins names the chain's plugins, in order.
+func (d *Definition) Plugins() []string {
+	types := make([]string, len(d.plugins))
+	for i, p := range d.plugins {
+		types[i] = p.typ
+	}
+	return types
 }
 
 func parseConfig(config []byte) (object, []plugin, *Error) {
 	if len(config) > MaxConfig {
-		return nil, nil, problem("shorten it", "it has %d bytes, %d at most", len(config), MaxConfig)
+		return nil, nil, problem(TooLong, "shorten it", "it has %d bytes, %d at most", len(config), MaxConfig)
 	}
 	if err := checkJSON(config); err != nil {
 		return nil, nil, err
@@ -132,6 +153,7 @@ func splitPlugins(list object) ([]json.RawMessage, *Error) {
 	if err := canonical(list, "cniVersion", "cniVersions", "name", "plugins"); err != nil {
 		return nil, err
 	}
+	dropNulls(list)
 	if raw, isList := list["plugins"]; isList {
 		delete(list, "plugins")
 		raws, err := decodeList(raw)
@@ -139,9 +161,9 @@ func splitPlugins(list object) ([]json.RawMessage, *Error) {
 		case err != nil:
 			return nil, err.at("plugins")
 		case len(raws) == 0:
-			return nil, problem(`write at least one, such as {"type": "bridge"}`, "the list is empty").at("plugins")
+			return nil, problem(EmptyList, `write at least one, such as {"type": "bridge"}`, "the list is empty").at("plugins")
 		case len(raws) > MaxPlugins:
-			return nil, problem("chain fewer", "%d plugins, %d at most", len(raws), MaxPlugins).at("plugins")
+			return nil, problem(TooMany, "chain fewer", "%d plugins, %d at most", len(raws), MaxPlugins).at("plugins")
 		}
 		return raws, nil
 	}
@@ -149,7 +171,7 @@ func splitPlugins(list object) ([]json.RawMessage, *Error) {
 		return nil, err
 	}
 	if _, single := list["type"]; !single {
-		return nil, problem(`write {"type": "bridge", …} or {"plugins": [{"type": "bridge", …}]}`, "it has neither type nor plugins")
+		return nil, problem(MissingKey, `write {"type": "bridge", …} or {"plugins": [{"type": "bridge", …}]}`, "it has neither type nor plugins")
 	}
 	conf := maps.Clone(list)
 	for key := range list {
@@ -163,13 +185,32 @@ func splitPlugins(list object) ([]json.RawMessage, *Error) {
 	return []json.RawMessage{encode(conf)}, nil
 }
 
+// dropNulls takes the list's own keys without a value for absent, as Multus and the CNI library do with most.
+func dropNulls(list object) {
+	maps.DeleteFunc(list, func(key string, raw json.RawMessage) bool {
+		empty := (key == "name" || key == "cniVersion") && string(raw) == `""`
+		return empty || isNull(raw)
+	})
+	if string(list["cniVersions"]) == "[]" {
+		delete(list, "cniVersions")
+	}
+}
+
 func checkListKeys(list object) *Error {
+	for _, key := range []string{"disableCheck", "disableGC"} {
+		if raw, ok := list[key]; ok && !isFlag(raw) {
+			return problem(WrongType, "write true or false", "%s is neither true nor false", quote(string(raw))).at(key)
+		}
+	}
+	if raw, ok := list["cniVersions"]; ok {
+		if _, err := readStrings(raw, checkVersion); err != nil {
+			return err.at("cniVersions")
+		}
+	}
 	if raw, ok := list["name"]; ok {
 		name, err := decodeString(raw)
-		if err == nil && name == "" {
-			delete(list, "name")
-		} else if err == nil && (len(name) > 200 || !cniNamePattern.MatchString(name)) {
-			err = problem("use letters, digits, '.', '_' and '-'", "%s cannot be a CNI network's name", quote(name))
+		if err == nil {
+			err = checkNetworkName(name)
 		}
 		if err != nil {
 			return err.at("name")
@@ -183,10 +224,26 @@ func checkListKeys(list object) *Error {
 		return nil
 	}
 	v, err := decodeString(raw)
-	if err == nil && !versionPattern.MatchString(v) {
-		err = problem("write a version of the CNI specification, such as 1.0.0", "%s is not a version", quote(v))
+	if err == nil {
+		err = checkVersion(v)
 	}
 	return err.at("cniVersion")
+}
+
+func checkVersion(v string) *Error {
+	if !versionPattern.MatchString(v) {
+		return problem(BadVersion, "write a version of the CNI specification, such as 1.0.0", "%s is not a version", quote(v))
+	}
+	return nil
+}
+
+// isFlag takes true and false, and these as strings, in any case: the CNI library does.
+func isFlag(raw json.RawMessage) bool {
+	switch strings.ToLower(strings.Trim(string(raw), `"`)) {
+	case "true", "false":
+		return true
+	}
+	return false
 }
 
 // reserved are the keys that the runtime fills in, or that decide which program runs.
@@ -206,7 +263,7 @@ func parsePlugin(raw json.RawMessage) (p plugin, err *Error) {
 		return p, err
 	}
 	if p.typ == "" {
-		return p, problem("name a plugin, such as bridge", "the key is missing").at("type")
+		return p, problem(MissingKey, "name a plugin, such as bridge", "the key is missing").at("type")
 	}
 	if p.capabilities, err = parseCapabilities(p.conf["capabilities"]); err != nil {
 		return p, err.at("capabilities")
@@ -222,7 +279,7 @@ func parsePlugin(raw json.RawMessage) (p plugin, err *Error) {
 	}
 	p.device = cmp.Or(ids[0], ids[1])
 	if ids[0] != "" && ids[1] != "" && ids[0] != ids[1] {
-		return p, problem("keep one", "deviceID %s and pciBusID %s are two devices", ids[0], ids[1])
+		return p, problem(TwoDevices, "keep one", "deviceID %s and pciBusID %s are two devices", ids[0], ids[1])
 	}
 	return p, nil
 }
@@ -249,7 +306,7 @@ func parseCapabilities(raw json.RawMessage) (map[string]bool, *Error) {
 	}
 	declared := map[string]bool{}
 	if err := json.Unmarshal(raw, &declared); err != nil {
-		return nil, problem(`write {"mac": true}`, "%s is not an object of true and false", quote(string(raw)))
+		return nil, problem(WrongType, `write {"mac": true}`, "%s is not an object of true and false", quote(string(raw)))
 	}
 	maps.DeleteFunc(declared, func(_ string, on bool) bool { return !on })
 	return declared, nil

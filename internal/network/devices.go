@@ -4,11 +4,15 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // needsDevice are the plugins that do nothing without a device of the pod's own.
 var needsDevice = []string{"sriov", "ib-sriov", "accelerated-bridge"}
+
+// resourceKey is where a definition names its resource.
+const resourceKey = "metadata.annotations[" + ResourceAnnotation + "]"
 
 // stock is what is left of the pod's devices while networks take theirs.
 type stock struct {
@@ -46,9 +50,10 @@ func (s *stock) owner(id string) string {
 	return ""
 }
 
+// String lists the pod's devices by resource, for an error.
 func (s *stock) String() string {
 	if len(s.had) == 0 {
-		return "the kubelet gave it no device"
+		return "none"
 	}
 	var parts []string
 	for _, resource := range slices.Sorted(maps.Keys(s.had)) {
@@ -58,7 +63,7 @@ func (s *stock) String() string {
 	if len(text) > 400 {
 		text = text[:400] + "…"
 	}
-	return "the kubelet gave it " + text
+	return text
 }
 
 // assignDevices gives each network that takes a device one of the pod's: first those that name theirs, then the others in
@@ -100,7 +105,7 @@ func assignDevices(all []Selection, defs []*Definition, devices map[string][]str
 // pod's devices whatever its author wrote, as with Multus.
 func askedDevice(sel Selection, d *Definition) (id, key string) {
 	if sel.DeviceID != "" {
-		return sel.DeviceID, "deviceID"
+		return sel.DeviceID, joinKey(sel.Key, "deviceID")
 	}
 	if d.Resource != "" {
 		return "", ""
@@ -119,11 +124,11 @@ func (s *stock) takeAsked(d *Definition, id, key string) (*Device, *Error) {
 		resource = s.owner(id)
 	}
 	if !slices.Contains(s.had[resource], id) {
-		return nil, problem("remove it, and let the pod request the resource in its limits: the device is then chosen for it",
-			"the device %s is not the pod's: %v", id, s).at(key)
+		return nil, problem(ForeignDevice, "remove it, and let the pod request the resource in its limits: the device is then chosen for it",
+			"the device %s is not the pod's; the pod's devices: %v", quote(id), s).at(key)
 	}
 	if !s.take(resource, id) {
-		return nil, problem("name each device once", "another network of this pod has the device %s already", id).at(key)
+		return nil, problem(DeviceTaken, "name each device once", "another network of this pod has the device %s already", quote(id)).at(key)
 	}
 	return &Device{Resource: resource, ID: id}, nil
 }
@@ -131,12 +136,26 @@ func (s *stock) takeAsked(d *Definition, id, key string) (*Device, *Error) {
 func checkNeedsNone(d *Definition, s *stock) *Error {
 	for _, p := range d.plugins {
 		if slices.Contains(needsDevice, p.typ) {
-			return problem(fmt.Sprintf("add the annotation %s: <resource> (such as intel.com/sriov) to the definition %s, and request that resource in the pod's limits",
-				ResourceAnnotation, d.Network()),
-				"the plugin %s needs a device, and the definition names no resource to take it from; %v", p.typ, s)
+			resource := s.unused()
+			if resource == "" {
+				resource = "<resource> (such as intel.com/sriov)"
+			}
+			return problem(NoResource, fmt.Sprintf("add the annotation %s: %s to the definition %s, and request that resource in the pod's limits",
+				ResourceAnnotation, resource, d.Network()),
+				"the plugin %s needs a device, and the definition names no resource to take it from; the pod's devices: %v", p.typ, s).at(resourceKey)
 		}
 	}
 	return nil
+}
+
+// unused finds a resource of which the pod has a device left; "" if there is none.
+func (s *stock) unused() string {
+	for _, resource := range slices.Sorted(maps.Keys(s.left)) {
+		if len(s.left[resource]) > 0 {
+			return resource
+		}
+	}
+	return ""
 }
 
 func missingDevice(d *Definition, defs []*Definition, s *stock) *Error {
@@ -147,15 +166,18 @@ func missingDevice(d *Definition, defs []*Definition, s *stock) *Error {
 		}
 	}
 	remedy := fmt.Sprintf("add %s: %q to the resources.limits of one of its containers (an init container's devices do not count)",
-		d.Resource, fmt.Sprint(wanted))
-	return problem(remedy, "the pod's networks need %d of the resource %s, the pod has %d; %v", wanted, d.Resource, len(s.had[d.Resource]), s).
-		at(ResourceAnnotation)
+		d.Resource, strconv.Itoa(wanted))
+	if other := s.unused(); other != "" {
+		remedy += fmt.Sprintf(", or, if the network is to take %s, write that into the definition's annotation", other)
+	}
+	return problem(MissingDevice, remedy, "the pod's networks need %d of the resource %s, the pod has %d; the pod's devices: %v",
+		wanted, d.Resource, len(s.had[d.Resource]), s).at(resourceKey)
 }
 
 // NeedsDevices reports whether Plan needs to know the pod's devices: some network takes one, or names one.
 func (w Wants) NeedsDevices(definitions map[Reference]*Definition) bool {
 	return slices.ContainsFunc(w.all(), func(s Selection) bool {
-		d := definitions[Reference{s.Namespace, s.Name}]
+		d := definitions[s.reference()]
 		if d == nil {
 			return false
 		}

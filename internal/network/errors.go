@@ -13,6 +13,7 @@ var ErrInvalid = errors.New("invalid network request")
 // An Error says which pod asked for which network, which key is wrong and how, and what to do about it. Parts that do not
 // apply are empty.
 type Error struct {
+	Reason  Reason
 	Pod     Pod
 	Network string // "namespace/definition"
 	Key     string // an annotation's or a configuration's key, or a path of such
@@ -38,15 +39,15 @@ func (e *Error) Error() string {
 	if e.Remedy != "" {
 		s += "; " + e.Remedy
 	}
-	return s
+	return s + " (" + string(e.Reason) + ")"
 }
 
 // Unwrap makes every Error an ErrInvalid.
 func (e *Error) Unwrap() error { return ErrInvalid }
 
 // problem starts an Error that knows only what is wrong; callers add the pod, the network and the key as they know them.
-func problem(remedy, format string, args ...any) *Error {
-	return &Error{Problem: fmt.Sprintf(format, args...), Remedy: remedy}
+func problem(reason Reason, remedy, format string, args ...any) *Error {
+	return &Error{Reason: reason, Problem: fmt.Sprintf(format, args...), Remedy: remedy}
 }
 
 // at returns the error with the outer key put before its own.
@@ -58,6 +59,7 @@ func (e *Error) at(key string) *Error {
 	switch {
 	case c.Key == "":
 		c.Key = key
+	case key == "":
 	case strings.HasPrefix(c.Key, "["):
 		c.Key = key + c.Key
 	default:
@@ -90,13 +92,40 @@ func quote(s string) string {
 	return strconv.QuoteToASCII(s)
 }
 
+// maxFaults is how many faults of one request are told: all of an honest author's, and a message that fits an event
+// whatever the annotation holds.
+const maxFaults = 10
+
 // faults gathers errors, so that an author sees all of them at once.
-type faults struct{ list []error }
+type faults struct {
+	list []error
+	more int
+}
 
 func (f *faults) add(err *Error) {
-	if err != nil {
+	switch {
+	case err == nil:
+	case len(f.list) < maxFaults:
 		f.list = append(f.list, err)
+	default:
+		f.more++
 	}
 }
 
-func (f *faults) err() error { return errors.Join(f.list...) }
+func (f *faults) err() error {
+	if f.more == 0 {
+		return errors.Join(f.list...)
+	}
+	return errors.Join(append(f.list, problem(TooMany, "mend these first", "there are %d faults more", f.more))...)
+}
+
+// keyName is a key of the user's own as it can stand in an error's Key.
+func keyName(key string) string {
+	if len(key) <= 80 && reversePattern.MatchString("a."+key) {
+		return key
+	}
+	return quote(key)
+}
+
+// joinKey is what at makes of two keys.
+func joinKey(outer, key string) string { return (&Error{Key: key}).at(outer).Key }

@@ -29,7 +29,7 @@ const (
 // last, others the first), documents behind the first, and nesting that costs its reader a stack.
 func checkJSON(data []byte) *Error {
 	if !json.Valid(data) {
-		return problem("check commas, quotes and brackets", "it is not JSON: %v", syntaxError(data))
+		return problem(NotJSON, "check commas, quotes and brackets", "it is not JSON: %v", syntaxError(data))
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
@@ -44,12 +44,12 @@ func checkJSON(data []byte) *Error {
 			return nil
 		}
 		if err != nil {
-			return problem("check commas, quotes and brackets", "it is not JSON: %v", err)
+			return problem(NotJSON, "check commas, quotes and brackets", "it is not JSON: %v", err)
 		}
 		switch tok {
 		case json.Delim('{'), json.Delim('['):
 			if len(open) == maxDepth {
-				return problem("flatten it", "it is nested more than %d levels deep", maxDepth)
+				return problem(TooDeep, "flatten it", "it is nested more than %d levels deep", maxDepth)
 			}
 			l := level{}
 			if tok == json.Delim('{') {
@@ -69,7 +69,7 @@ func checkJSON(data []byte) *Error {
 		}
 		if s, ok := tok.(string); ok && top.key {
 			if top.keys[s] {
-				return problem("keep one of them", "the key %s is there twice in one object", quote(s))
+				return problem(DuplicateKey, "keep one of them", "the key %s is there twice in one object", quote(s))
 			}
 			top.keys[s], top.key = true, false
 			continue
@@ -93,7 +93,7 @@ type object = map[string]json.RawMessage
 func decodeObject(raw json.RawMessage) (object, *Error) {
 	var o object
 	if err := json.Unmarshal(raw, &o); err != nil || o == nil {
-		return nil, problem(`write {"key": value}`, "%s is not an object", quote(string(raw)))
+		return nil, problem(WrongType, `write {"key": value}`, "%s is not an object", quote(string(raw)))
 	}
 	return o, nil
 }
@@ -101,7 +101,7 @@ func decodeObject(raw json.RawMessage) (object, *Error) {
 func decodeString(raw json.RawMessage) (string, *Error) {
 	var s *string
 	if err := json.Unmarshal(raw, &s); err != nil || s == nil {
-		return "", problem("put it in double quotes", "%s is not a string", quote(string(raw)))
+		return "", problem(WrongType, "put it in double quotes", "%s is not a string", quote(string(raw)))
 	}
 	return *s, nil
 }
@@ -109,7 +109,7 @@ func decodeString(raw json.RawMessage) (string, *Error) {
 func decodeList(raw json.RawMessage) ([]json.RawMessage, *Error) {
 	var l []json.RawMessage
 	if err := json.Unmarshal(raw, &l); err != nil || l == nil {
-		return nil, problem("put the value in [ ]", "%s is not a list", quote(string(raw)))
+		return nil, problem(WrongType, "put the value in [ ]", "%s is not a list", quote(string(raw)))
 	}
 	return l, nil
 }
@@ -134,7 +134,7 @@ func canonical(o object, names ...string) *Error {
 				continue
 			}
 			if _, both := o[name]; both {
-				return problem("keep "+name, "the keys %s and %s are the same to a plugin", quote(key), name)
+				return problem(DuplicateKey, "keep "+name, "the keys %s and %s are the same to a plugin", quote(key), name)
 			}
 			o[name] = o[key]
 			delete(o, key)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -19,7 +18,7 @@ func (s *Selection) setCapability(name string, value any) {
 
 func checkDeviceID(id string) *Error {
 	if len(id) > 128 || !devicePattern.MatchString(id) {
-		return problem("write the id as the pod's environment shows it, such as 0000:02:10.0", "%s is not a device id", quote(id))
+		return problem(BadDeviceID, "write the id as the pod's environment shows it, such as 0000:02:10.0", "%s is not a device id", quote(id))
 	}
 	return nil
 }
@@ -49,7 +48,7 @@ func readIPs(s *Selection, raw json.RawMessage) *Error {
 		return err
 	}
 	if len(ips) == 0 {
-		return problem("name at least one address, or remove the key", "the list is empty")
+		return problem(EmptyList, "name at least one address, or remove the key", "the list is empty")
 	}
 	s.setCapability("ips", ips)
 	return nil
@@ -73,19 +72,14 @@ func readGUID(s *Selection, raw json.RawMessage) *Error {
 		return err
 	}
 	if !guidPattern.MatchString(guid) {
-		return problem("write eight bytes in hexadecimal, such as 02:00:00:00:00:00:00:01", "%s is not an InfiniBand GUID", quote(guid))
+		return problem(BadGUID, "write eight bytes in hexadecimal, such as 02:00:00:00:00:00:00:01", "%s is not an InfiniBand GUID", quote(guid))
 	}
 	s.setCapability("infinibandGUID", guid)
 	return nil
 }
 
 func readDefaultRoute(s *Selection, raw json.RawMessage) *Error {
-	gateways, err := readStrings(raw, func(s string) *Error {
-		if _, err := netip.ParseAddr(s); err != nil {
-			return problem("write the gateway's address alone, such as 192.0.2.1", "%s is not an IP address", quote(s))
-		}
-		return nil
-	})
+	gateways, err := readStrings(raw, checkAddress)
 	if err != nil {
 		return err
 	}
@@ -135,6 +129,9 @@ func readPortMapping(raw json.RawMessage) (portMapping, *Error) {
 		return m, err
 	}
 	for _, key := range slices.Sorted(maps.Keys(o)) {
+		if isNull(o[key]) {
+			continue
+		}
 		var err *Error
 		switch key {
 		case "hostPort":
@@ -144,15 +141,15 @@ func readPortMapping(raw json.RawMessage) (portMapping, *Error) {
 		case "protocol":
 			m.Protocol, err = readProtocol(o[key])
 		case "hostIP":
-			err = readString(o[key], &m.HostIP, checkIP)
+			err = readString(o[key], &m.HostIP, checkAddress)
 		default:
-			err = problem("use hostPort, containerPort, protocol and hostIP", "a port mapping has no such key")
+			err = problem(UnknownKey, "use hostPort, containerPort, protocol and hostIP", "a port mapping has no such key")
 		}
 		if err != nil {
-			return m, err.at(key)
+			return m, err.at(keyName(key))
 		}
 	}
-	missing := problem("write a port from 1 to 65535", "the key is missing")
+	missing := problem(MissingKey, "write a port from 1 to 65535", "the key is missing")
 	switch {
 	case m.HostPort == 0:
 		return m, missing.at("hostPort")
@@ -165,7 +162,7 @@ func readPortMapping(raw json.RawMessage) (portMapping, *Error) {
 func readPort(raw json.RawMessage) (int, *Error) {
 	n, err := readNumber(raw)
 	if err == nil && (n < 1 || n > 65535) {
-		err = problem("write a port from 1 to 65535", "%d is not a port", n)
+		err = problem(BadPort, "write a port from 1 to 65535", "%d is not a port", n)
 	}
 	return int(n), err
 }
@@ -176,10 +173,12 @@ func readProtocol(raw json.RawMessage) (string, *Error) {
 		return "", err
 	}
 	switch p := strings.ToLower(s); p {
+	case "":
+		return "tcp", nil
 	case "tcp", "udp", "sctp":
 		return p, nil
 	}
-	return "", problem("write tcp, udp or sctp", "%s is not a protocol", quote(s))
+	return "", problem(BadProtocol, "write tcp, udp or sctp", "%s is not a protocol", quote(s))
 }
 
 func readBandwidth(s *Selection, raw json.RawMessage) *Error {
@@ -189,14 +188,17 @@ func readBandwidth(s *Selection, raw json.RawMessage) *Error {
 	}
 	rates := map[string]int64{}
 	for _, key := range slices.Sorted(maps.Keys(o)) {
+		if isNull(o[key]) {
+			continue
+		}
 		switch key {
 		case "ingressRate", "ingressBurst", "egressRate", "egressBurst":
 		default:
-			return problem("use ingressRate, ingressBurst, egressRate and egressBurst", "bandwidth has no such key").at(key)
+			return problem(UnknownKey, "use ingressRate, ingressBurst, egressRate and egressBurst", "bandwidth has no such key").at(keyName(key))
 		}
 		n, err := readNumber(o[key])
 		if err == nil && n < 0 {
-			err = problem("write bits per second, 0 for no limit", "%d is negative", n)
+			err = problem(BadRate, "write bits per second, 0 for no limit", "%d is negative", n)
 		}
 		if err != nil {
 			return err.at(key)
@@ -216,5 +218,5 @@ func readNumber(raw json.RawMessage) (int64, *Error) {
 			return i, nil
 		}
 	}
-	return 0, problem(fmt.Sprintf("write a whole number, %d at most", int64(math.MaxInt64)), "%s is not a whole number", quote(string(raw)))
+	return 0, problem(WrongType, fmt.Sprintf("write a whole number, %d at most", int64(math.MaxInt64)), "%s is not a whole number", quote(string(raw)))
 }

@@ -20,14 +20,14 @@ var (
 
 func checkNamespace(s string) *Error {
 	if len(s) > 63 || !labelPattern.MatchString(s) {
-		return problem("write the namespace as kubectl shows it", "%s is not a namespace's name", quote(s))
+		return problem(BadNamespace, "write the namespace as kubectl shows it", "%s is not a namespace's name", quote(s))
 	}
 	return nil
 }
 
 func checkName(s string) *Error {
 	if len(s) > 253 || !domainPattern.MatchString(s) {
-		return problem("write the NetworkAttachmentDefinition's name as kubectl shows it, without capitals or slashes",
+		return problem(BadName, "write the NetworkAttachmentDefinition's name as kubectl shows it, without capitals or slashes",
 			"%s is not a definition's name", quote(s))
 	}
 	return nil
@@ -40,10 +40,10 @@ func checkIfName(s string) *Error {
 		return r <= ' ' || r >= 0x7f || r == '/' || r == ':'
 	})
 	if bad {
-		return problem(remedy, "%s cannot be an interface's name", quote(s))
+		return problem(BadInterface, remedy, "%s cannot be an interface's name", quote(s))
 	}
 	if s == "lo" {
-		return problem("choose another name", "the name lo belongs to the pod's loopback interface")
+		return problem(BadInterface, "choose another name", "the name lo belongs to the pod's loopback interface")
 	}
 	return nil
 }
@@ -52,10 +52,10 @@ func checkIfName(s string) *Error {
 func checkMAC(s string) *Error {
 	hw, err := net.ParseMAC(s)
 	if err != nil || (len(hw) != 6 && len(hw) != 20) {
-		return problem("write six bytes in hexadecimal, such as 02:00:00:00:00:01", "%s is not a MAC address", quote(s))
+		return problem(BadMAC, "write six bytes in hexadecimal, such as 02:00:00:00:00:01", "%s is not a MAC address", quote(s))
 	}
 	if len(hw) == 6 && hw[0]&1 != 0 {
-		return problem("make the first byte even, such as 02", "%s is a multicast address, an interface needs a unicast one", quote(s))
+		return problem(BadMAC, "make the first byte even, such as 02", "%s is a multicast address, an interface needs a unicast one", quote(s))
 	}
 	return nil
 }
@@ -67,19 +67,36 @@ func checkIP(s string) *Error {
 	if _, err := netip.ParsePrefix(s); err == nil {
 		return nil
 	}
-	return problem("write an address with or without a prefix length, such as 192.0.2.10/24 or 2001:db8::10",
+	return problem(BadIP, "write an address with or without a prefix length, such as 192.0.2.10/24 or 2001:db8::10",
 		"%s is not an IP address", quote(s))
+}
+
+// checkAddress takes an address alone.
+func checkAddress(s string) *Error {
+	if addr, err := netip.ParseAddr(s); err != nil || addr.Zone() != "" {
+		return problem(BadIP, "write an address alone, without a prefix length, such as 192.0.2.1 or 2001:db8::1",
+			"%s is not an IP address", quote(s))
+	}
+	return nil
+}
+
+// checkNetworkName takes what can be a CNI network's name: it becomes part of paths.
+func checkNetworkName(s string) *Error {
+	if len(s) > 200 || !cniNamePattern.MatchString(s) {
+		return problem(BadNetworkName, "use letters, digits, '.', '_' and '-'", "%s cannot be a CNI network's name", quote(s))
+	}
+	return nil
 }
 
 // checkPluginType keeps a definition from naming a program by path, and from delegating to a meta plugin: that would
 // delegate again, without end.
 func checkPluginType(s string) *Error {
 	if len(s) > 128 || !cniNamePattern.MatchString(s) {
-		return problem("write the name of a program in the CNI plugin folder, such as bridge", "%s is not a plugin's name", quote(s))
+		return problem(BadPluginType, "write the name of a program in the CNI plugin folder, such as bridge", "%s is not a plugin's name", quote(s))
 	}
 	switch s {
 	case "meta-cni", "multus", "multus-shim":
-		return problem("name the plugin that attaches the network", "%s would delegate to itself without end", quote(s))
+		return problem(SelfDelegation, "name the plugin that attaches the network", "%s would delegate to itself without end", quote(s))
 	}
 	return nil
 }

@@ -352,7 +352,7 @@ func TestCapabilities(t *testing.T) {
 		t.Run(key+" undeclared", func(t *testing.T) {
 			def := ParseDefinition("shop", "a", "", `{"cniVersion":"1.0.0","plugins":[{"type":"x","capabilities":{"`+key+`":false}},{"type":"y"}]}`)
 			_, err := planOf(t, map[string]string{NetworksAnnotation: fmt.Sprintf(`[{"name":"a",%q:%s}]`, key, value)}, nads(def), nil)
-			wantRefusal(t, err, "key "+key, "x, y", "capabilities", "pod shop/till-0", "network shop/a")
+			wantRefusal(t, err, "key "+NetworksAnnotation+"[0]."+key+":", "x, y", "capabilities", "pod shop/till-0", "network shop/a")
 		})
 	}
 }
@@ -455,7 +455,7 @@ func TestDevicesRefused(t *testing.T) {
 	}{
 		"none requested": {
 			ParseDefinition("shop", "a", "intel.com/sriov", conf), "a", nil,
-			[]string{`add intel.com/sriov: "1" to the resources.limits`, "gave it no device", "init container"},
+			[]string{`add intel.com/sriov: "1" to the resources.limits`, "the pod's devices: none", "init container"},
 		},
 		"too few": {
 			ParseDefinition("shop", "a", "intel.com/sriov", conf), "a,a,a",
@@ -465,21 +465,21 @@ func TestDevicesRefused(t *testing.T) {
 		"another resource": {
 			ParseDefinition("shop", "a", "intel.com/sriov", conf), "a",
 			map[string][]string{"intel.com/other": {"x"}},
-			[]string{`intel.com/sriov: "1"`, "intel.com/other (x)"},
+			[]string{`intel.com/sriov: "1"`, "intel.com/other (x)", "if the network is to take intel.com/other"},
 		},
 		"the definition names none": {
 			ParseDefinition("shop", "a", "", conf), "a",
 			map[string][]string{"intel.com/sriov": {"x"}},
-			[]string{ResourceAnnotation, "to the definition shop/a", "intel.com/sriov (x)"},
+			[]string{ResourceAnnotation + ": intel.com/sriov to the definition shop/a", "intel.com/sriov (x)"},
 		},
 		"the pod names another's": {
 			ParseDefinition("shop", "a", "intel.com/sriov", conf), `[{"name":"a","deviceID":"0000:02:10.6"}]`,
 			map[string][]string{"intel.com/sriov": {"0000:02:10.0"}},
-			[]string{"0000:02:10.6 is not the pod's", "deviceID"},
+			[]string{`"0000:02:10.6" is not the pod's`, NetworksAnnotation + "[0].deviceID"},
 		},
 		"the definition names another's": {
 			ParseDefinition("shop", "a", "", `{"type":"host-device","PCIBusID":"0000:02:10.6"}`), "a", nil,
-			[]string{"0000:02:10.6 is not the pod's"},
+			[]string{`"0000:02:10.6" is not the pod's`, "spec.config.deviceID"},
 		},
 		"one device twice": {
 			ParseDefinition("shop", "a", "intel.com/sriov", conf), `[{"name":"a","deviceID":"x"},{"name":"a","deviceID":"x"}]`,
@@ -525,67 +525,6 @@ func TestPlanSize(t *testing.T) {
 	big := `{"cniVersion":"1.0.0","type":"bridge","x":"` + strings.Repeat("x", 200<<10) + `"}`
 	_, err := planOf(t, map[string]string{NetworksAnnotation: strings.TrimSuffix(strings.Repeat("a,", 32), ",")}, nads(ParseDefinition("shop", "a", "", big)), nil)
 	wantRefusal(t, err, "bytes together")
-}
-
-func FuzzAnnotation(f *testing.F) {
-	for _, s := range []string{"a,b/c@d", `[{"name":"a","ips":["192.0.2.1"],"default-route":[]}]`, `[{"name":"a","cni-args":{"x":1},"portMappings":[{"hostPort":1,"containerPort":1}]}]`} {
-		f.Add(s)
-	}
-	def := ParseDefinition("shop", "a", "", `{"cniVersion":"1.0.0","type":"bridge","capabilities":{"ips":true,"portMappings":true,"bandwidth":true}}`)
-	f.Fuzz(func(t *testing.T, value string) {
-		wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: value})
-		if err != nil {
-			if !errors.Is(err, ErrInvalid) || len(err.Error()) > 64<<10 {
-				t.Fatalf("an error that is not for the pod's author: %.1000v", err)
-			}
-			return
-		}
-		defs := map[Reference]*Definition{}
-		for _, r := range wants.References() {
-			defs[r] = def.WithConfig("x", def.config)
-			defs[r].Namespace, defs[r].Name = r.Namespace, r.Name
-		}
-		plan, err := wants.Plan(defs, nil)
-		if err != nil {
-			if !errors.Is(err, ErrInvalid) {
-				t.Fatal(err)
-			}
-			return
-		}
-		if len(plan.Attachments) != len(wants.Networks) {
-			t.Fatalf("%d networks asked for, %d planned", len(wants.Networks), len(plan.Attachments))
-		}
-		if _, err := json.Marshal(plan); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
-func FuzzDefinition(f *testing.F) {
-	for _, s := range []string{bridgeConf, `{"plugins":[{"type":"sriov","args":{"cni":{}}}]}`, `{"cniVersions":["1.0.0"],"type":"a","capabilities":{"mac":true}}`} {
-		f.Add(s)
-	}
-	wants := Wants{Pod: testPod, Networks: []Selection{{Namespace: "shop", Name: "a", CNIArgs: object{"k": encode(1)}, Capabilities: object{"mac": encode("02:00:00:00:00:01")}}}}
-	f.Fuzz(func(t *testing.T, config string) {
-		def := ParseDefinition("shop", "a", "intel.com/sriov", config)
-		plan, err := wants.Plan(nads(def), map[string][]string{"intel.com/sriov": {"0000:02:10.0"}})
-		if err != nil {
-			if !errors.Is(err, ErrInvalid) || len(err.Error()) > 8<<10 {
-				t.Fatalf("an error that is not for the author: %.1000v", err)
-			}
-			return
-		}
-		// What is accepted is what is planned: the plan's own configuration is accepted again, and holds the pod's device.
-		again := ParseDefinition("shop", "a", "", string(plan.Attachments[0].Config))
-		if again.Err != nil {
-			t.Fatalf("%v: %s", again.Err, plan.Attachments[0].Config)
-		}
-		for _, p := range again.plugins {
-			if p.device != "0000:02:10.0" {
-				t.Fatalf("a plugin has the device %q: %s", p.device, plan.Attachments[0].Config)
-			}
-		}
-	})
 }
 
 func BenchmarkPlan(b *testing.B) {

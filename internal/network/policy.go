@@ -1,7 +1,6 @@
 package network
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,6 +16,14 @@ type Policy struct {
 
 // ParseNamespaces reads a comma-separated list of namespaces. Multus writes its globalNamespaces so.
 func ParseNamespaces(value string) ([]string, error) {
+	list, err := parseNamespaces(value)
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+func parseNamespaces(value string) ([]string, *Error) {
 	var list []string
 	for name := range strings.SplitSeq(value, ",") {
 		if name = strings.TrimSpace(name); name == "" {
@@ -36,23 +43,22 @@ func (p Policy) Check(w Wants) error {
 	if !p.Isolated {
 		return nil
 	}
-	var faults []error
+	var found faults
 	refuse := func(s Selection, key string) {
 		allowed := append([]string{w.Pod.Namespace}, p.Global...)
-		faults = append(faults, problem(
-			fmt.Sprintf("use a definition of one of %s, or copy this one there", strings.Join(allowed, ", ")),
+		found.add(problem(NotAllowed, fmt.Sprintf("use a definition of one of %s, or copy this one there", strings.Join(allowed, ", ")),
 			"this node keeps pods to the definitions of their own namespace, and %s is not it", s.Namespace).at(key).of(w.Pod, s.Network()))
 	}
 	allowed := func(namespace string) bool {
 		return namespace == w.Pod.Namespace || slices.Contains(p.Global, namespace)
 	}
-	for i, s := range w.Networks {
+	for _, s := range w.Networks {
 		if !allowed(s.Namespace) {
-			refuse(s, fmt.Sprintf("%s[%d].namespace", NetworksAnnotation, i))
+			refuse(s, joinKey(s.Key, "namespace"))
 		}
 	}
 	if d := w.Default; d != nil && d.Namespace != DefaultNamespace && !allowed(d.Namespace) {
-		refuse(*d, DefaultNetworkAnnotation)
+		refuse(*d, d.Key)
 	}
-	return errors.Join(faults...)
+	return found.err()
 }

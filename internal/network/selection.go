@@ -35,10 +35,16 @@ type Selection struct {
 	DefaultRoute []string
 	// IPAMClaim names an IPAMClaim that holds the attachment's addresses.
 	IPAMClaim string
+	// Key is where this stands, for errors: such as k8s.v1.cni.cncf.io/networks[0].
+	Key string
+	// FromNode marks what the node's configuration asks for, not the pod.
+	FromNode bool
 }
 
 // Network is the selection's definition as "namespace/name".
-func (s Selection) Network() string { return s.Namespace + "/" + s.Name }
+func (s Selection) Network() string { return s.reference().String() }
+
+func (s Selection) reference() Reference { return Reference{s.Namespace, s.Name} }
 
 // keyOfCapability is the annotation's key for each capability.
 var keyOfCapability = map[string]string{
@@ -50,7 +56,7 @@ var keyOfCapability = map[string]string{
 func ParseSelections(value, namespace string) ([]Selection, error) {
 	value = strings.TrimSpace(value)
 	if len(value) > MaxAnnotation {
-		return nil, problem("ask for fewer networks", "it has %d bytes, %d at most", len(value), MaxAnnotation)
+		return nil, problem(TooLong, "ask for fewer networks", "it has %d bytes, %d at most", len(value), MaxAnnotation)
 	}
 	if value == "" {
 		return nil, nil
@@ -63,7 +69,7 @@ func ParseSelections(value, namespace string) ([]Selection, error) {
 
 func parseShortForm(value, namespace string) ([]Selection, error) {
 	if n := strings.Count(value, ",") + 1; n > MaxAttachments {
-		return nil, problem("ask for fewer networks", "it asks for %d networks, %d at most", n, MaxAttachments)
+		return nil, problem(TooMany, "ask for fewer networks", "it asks for %d networks, %d at most", n, MaxAttachments)
 	}
 	var (
 		selections []Selection
@@ -93,7 +99,7 @@ func parseShort(item, namespace string) (Selection, *Error) {
 		s.Namespace, s.Name = before, after
 	}
 	if s.Name == "" || s.Namespace == "" {
-		return s, problem(form, "%s names no network", quote(item))
+		return s, problem(NoName, form, "%s names no network", quote(item))
 	}
 	if err := checkNamespace(s.Namespace); err != nil {
 		return s, err
@@ -106,14 +112,14 @@ func parseJSONForm(value []byte, namespace string) ([]Selection, error) {
 		return nil, err
 	}
 	if value[0] != '[' {
-		return nil, problem(`write [{"name": "a-network"}]`, "the JSON form is a list of objects, not %s", quote(string(value)))
+		return nil, problem(WrongType, `write [{"name": "a-network"}]`, "the JSON form is a list of objects, not %s", quote(string(value)))
 	}
 	list, err := decodeList(value)
 	if err != nil {
 		return nil, err
 	}
 	if len(list) > MaxAttachments {
-		return nil, problem("ask for fewer networks", "it asks for %d networks, %d at most", len(list), MaxAttachments)
+		return nil, problem(TooMany, "ask for fewer networks", "it asks for %d networks, %d at most", len(list), MaxAttachments)
 	}
 	var (
 		selections []Selection
@@ -154,13 +160,16 @@ func parseElement(raw json.RawMessage, namespace string) (Selection, []*Error) {
 	}
 	var errs []*Error
 	for _, key := range slices.Sorted(maps.Keys(o)) {
+		if len(errs) > maxFaults {
+			break // the rest would not be told
+		}
 		if isNull(o[key]) {
 			continue
 		}
 		read, known := elementKeys[key]
 		if !known {
 			if err := checkUnknownKey(key); err != nil {
-				errs = append(errs, err)
+				errs = append(errs, err.at(keyName(key)))
 			}
 			continue
 		}
@@ -169,7 +178,7 @@ func parseElement(raw json.RawMessage, namespace string) (Selection, []*Error) {
 		}
 	}
 	if s.Name == "" && !slices.ContainsFunc(errs, func(err *Error) bool { return err.Key == "name" }) {
-		errs = append(errs, problem("name the NetworkAttachmentDefinition", "the key is missing").at("name"))
+		errs = append(errs, problem(MissingKey, "name the NetworkAttachmentDefinition", "the key is missing").at("name"))
 	}
 	for _, err := range errs {
 		if checkName(s.Name) == nil && checkNamespace(s.Namespace) == nil {
@@ -185,15 +194,16 @@ func checkUnknownKey(key string) *Error {
 		return nil
 	}
 	remedy := "remove it, or give a key of your own a reverse domain name, such as com.example.key"
+	plain := func(s string) string { return strings.ReplaceAll(strings.ReplaceAll(s, "-", ""), "_", "") }
 	for known := range elementKeys {
-		if strings.EqualFold(strings.ReplaceAll(known, "-", ""), strings.NewReplacer("-", "", "_", "").Replace(key)) {
+		if len(key) < 32 && strings.EqualFold(plain(known), plain(key)) {
 			remedy = "write it " + known
 		}
 	}
 	if key == "gateway" {
 		remedy = `the pod's gateway is asked for as "default-route": ["192.0.2.1"]`
 	}
-	return problem(remedy, "the standard has no key %s", quote(key))
+	return problem(UnknownKey, remedy, "the standard has no key %s", quote(key))
 }
 
 func readString(raw json.RawMessage, to *string, check func(string) *Error) *Error {

@@ -32,6 +32,8 @@ var (
 	ErrNoPlugin = errors.New("the plugin meta-cni is not installed")
 	// ErrNoDefault means that the node has no other network configuration yet.
 	ErrNoDefault = errors.New("the node's default network has no configuration")
+	// ErrNotReady means that the node's default network is not ready.
+	ErrNotReady = errors.New("the node's default network is not ready")
 )
 
 // A Default is the node's own network.
@@ -92,17 +94,27 @@ func read(dir, name string) (Default, error) {
 	if err != nil {
 		return Default{}, err
 	}
-	config, capabilities, err := network.NormalizeList(data)
-	if err != nil {
-		return Default{}, err
+	d := network.ParseFile(path, data)
+	if d.Err != nil {
+		return Default{}, d.Err
 	}
-	return Default{File: name, List: config, Capabilities: capabilities}, nil
+	return Default{File: name, List: d.Config(), Capabilities: d.Capabilities()}, nil
+}
+
+// Options are what our file says beside the default network.
+type Options struct {
+	// DefaultNetworks is not empty if pods get networks that they do not ask for: meta-cni then asks the agent for each pod
+	// but those of SystemNamespaces.
+	DefaultNetworks  []string `json:"defaultNetworks,omitempty"`
+	SystemNamespaces []string `json:"systemNamespaces,omitempty"`
+	// BinDir is where plugins may be beside the runtime's folder.
+	BinDir string `json:"binDir,omitempty"`
 }
 
 // Render makes our file: one plugin, with the default network's list in it. The runtime passes to a plugin what that
 // plugin declares, so it declares what the default network's plugins do. The list keeps its name: address leases are
 // filed under it.
-func Render(d Default) ([]byte, error) {
+func Render(d Default, o Options) ([]byte, error) {
 	capabilities := map[string]bool{podAnnotations: true}
 	for _, c := range d.Capabilities {
 		capabilities[c] = true
@@ -111,6 +123,7 @@ func Render(d Default) ([]byte, error) {
 		Type         string            `json:"type"`
 		Capabilities map[string]bool   `json:"capabilities"`
 		Delegates    []json.RawMessage `json:"delegates"`
+		Options
 	}
 	data, err := json.MarshalIndent(struct {
 		CNIVersion string   `json:"cniVersion"`
@@ -119,7 +132,7 @@ func Render(d Default) ([]byte, error) {
 	}{
 		// libcni sends STATUS and GC only from 1.1.0 on.
 		CNIVersion: "1.1.0", Name: "viaduct",
-		Plugins: []plugin{{Type: Plugin, Capabilities: capabilities, Delegates: []json.RawMessage{d.List}}},
+		Plugins: []plugin{{Type: Plugin, Capabilities: capabilities, Delegates: []json.RawMessage{d.List}, Options: o}},
 	}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode the CNI configuration: %w", err)

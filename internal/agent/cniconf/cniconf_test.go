@@ -30,7 +30,7 @@ func put(t *testing.T, dir, name, content string) {
 }
 
 func TestFind(t *testing.T) {
-	ours, err := Render(Default{List: json.RawMessage(flannel)})
+	ours, err := Render(Default{List: json.RawMessage(flannel)}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestRender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := Render(d)
+	data, err := Render(d, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,6 +256,47 @@ func TestWriteIsOneRename(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(dir, FileName)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
+	}
+}
+
+func TestRenderWithNetworksForEveryPod(t *testing.T) {
+	data, err := Render(Default{List: json.RawMessage(flannel)}, Options{DefaultNetworks: []string{"side"}, SystemNamespaces: []string{"kube-system"}, BinDir: "/opt/more"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ Plugins []Options }
+	if err := json.Unmarshal(data, &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Options{{[]string{"side"}, []string{"kube-system"}, "/opt/more"}}, got.Plugins); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestKeeperWithADefaultOfItsOwn(t *testing.T) {
+	dir := t.TempDir()
+	k := Keeper{ConfDir: dir, BinDir: dir, Log: slog.New(slog.DiscardHandler), ReadyFile: filepath.Join(dir, "ready")}
+	missing := errors.New("there is none")
+	k.Default = func() (Default, error) { return Default{File: "cluster", List: json.RawMessage(flannel)}, missing }
+	if err := os.WriteFile(filepath.Join(dir, Plugin), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "10-other.conflist", strings.ReplaceAll(flannel, "cbr0", "other"))
+	for _, step := range []struct {
+		before func()
+		want   error
+	}{
+		{func() {}, ErrNotReady},
+		{func() { put(t, dir, "ready", "") }, ErrNoDefault},
+		{func() { missing = nil }, nil},
+	} {
+		step.before()
+		if k.Reconcile(); !errors.Is(k.Err(), step.want) {
+			t.Fatalf("got %v, want %v", k.Err(), step.want)
+		}
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, FileName)); err != nil || !strings.Contains(string(data), "cbr0") {
+		t.Errorf("got %s, %v", data, err)
 	}
 }
 

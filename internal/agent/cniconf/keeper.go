@@ -22,6 +22,12 @@ type Keeper struct {
 	// ConfDir and BinDir are the runtime's, such as /etc/cni/net.d and /opt/cni/bin.
 	ConfDir, BinDir string
 	Log             *slog.Logger
+	// Default finds the node's own network; nil: Find does, in ConfDir.
+	Default func() (Default, error)
+	// ReadyFile, unless empty, is there when the node's own network is ready: ours is not written before.
+	ReadyFile string
+	// Options go into our file.
+	Options Options
 	// Settle and Period replace, if not 0, how long a change rests before it is looked at (200 ms), and how often the
 	// folder is looked at without a change (30 s).
 	Settle, Period time.Duration
@@ -130,11 +136,11 @@ func (k *Keeper) reconcile() (wrote string, skipped []error, err error) {
 	if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 		return "", nil, fmt.Errorf("%w in %s", ErrNoPlugin, k.BinDir)
 	}
-	d, skipped, err := Find(k.ConfDir)
+	d, skipped, err := k.find()
 	if err != nil {
 		return "", skipped, err
 	}
-	want, err := Render(d)
+	want, err := Render(d, k.Options)
 	if err != nil {
 		return "", skipped, err
 	}
@@ -146,6 +152,21 @@ func (k *Keeper) reconcile() (wrote string, skipped []error, err error) {
 		wrote = d.File
 	}
 	return wrote, skipped, k.checkFirst()
+}
+
+func (k *Keeper) find() (d Default, skipped []error, err error) {
+	if k.ReadyFile != "" {
+		if _, err := os.Stat(k.ReadyFile); err != nil {
+			return d, nil, fmt.Errorf("%w: the file that says so is not there: %w", ErrNotReady, err)
+		}
+	}
+	if k.Default == nil {
+		return Find(k.ConfDir)
+	}
+	if d, err = k.Default(); err != nil {
+		return d, nil, fmt.Errorf("%w: %w", ErrNoDefault, err)
+	}
+	return d, nil, nil
 }
 
 // checkFirst sees whether the runtime uses our file.

@@ -1,0 +1,319 @@
+package network
+
+import (
+	"encoding/json"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The tests of this file are what users of Multus rely on beyond the standard, and what we do otherwise:
+// docs/standard.md has them side by side.
+
+func TestMultusInterfaceInTheShortForm(t *testing.T) {
+	p := mustPlan(t, "a@data0", nads(ParseDefinition("shop", "a", "", bridgeConf)), nil)
+	if got := p.Attachments[0].IfName; got != "data0" {
+		t.Errorf("got %s", got)
+	}
+	_, err := planOf(t, map[string]string{NetworksAnnotation: "a@x/y"}, nil, nil)
+	wantReason(t, err, BadInterface)
+}
+
+func TestMultusInterfaceRequest(t *testing.T) {
+	if got := attached(t, `"interfaceRequest":"data0"`, bridgeConf).IfName; got != "data0" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestMultusDefaultNetworkAnnotation(t *testing.T) {
+	defs := nads(ParseDefinition(DefaultNamespace, "d", "", bridgeConf), ParseDefinition("other", "d", "", bridgeConf))
+	for value, want := range map[string]string{"d": "kube-system/d", "other/d": "other/d", `[{"name":"d","namespace":"other"}]`: "other/d", "d@eth0": "kube-system/d"} {
+		p, err := planOf(t, map[string]string{DefaultNetworkAnnotation: value}, defs, nil)
+		if err != nil || p.Default == nil || p.Default.Name != want || p.Default.IfName != "eth0" || !p.Default.IsDefault || p.Attachments != nil {
+			t.Errorf("%s: got %+v, %v", value, p, err)
+		}
+	}
+	for value, reason := range map[string]Reason{"d,d": OneDefaultNetwork, "d@x": OneDefaultNetwork, "none": NoDefinition, "A": BadName} {
+		_, err := planOf(t, map[string]string{DefaultNetworkAnnotation: value}, defs, nil)
+		wantReason(t, err, reason)
+		wantRefusal(t, err, DefaultNetworkAnnotation, "pod shop/till-0")
+	}
+}
+
+func TestMultusDeviceIDInTheJSONForm(t *testing.T) {
+	defs := nads(ParseDefinition("shop", "a", "intel.com/sriov", `{"type":"sriov"}`))
+	devices := map[string][]string{"intel.com/sriov": {"0000:02:10.0", "0000:02:10.2"}}
+	p := mustPlan(t, `[{"name":"a","deviceID":"0000:02:10.2"},{"name":"a"}]`, defs, devices)
+	if p.Attachments[0].Device.ID != "0000:02:10.2" || p.Attachments[1].Device.ID != "0000:02:10.0" {
+		t.Errorf("got %v and %v", p.Attachments[0].Device, p.Attachments[1].Device)
+	}
+	for networks, reason := range map[string]Reason{
+		`[{"name":"a","deviceID":"0000:02:10.4"}]`: ForeignDevice, `[{"name":"a","deviceID":"../x"}]`: BadDeviceID,
+		`[{"name":"a","deviceID":"0000:02:10.0"},{"name":"a","deviceID":"0000:02:10.0"}]`: DeviceTaken,
+	} {
+		_, err := planOf(t, map[string]string{NetworksAnnotation: networks}, defs, devices)
+		wantReason(t, err, reason)
+	}
+}
+
+// Multus passes MAC= and IP= in CNI_ARGS, which some plugins take though no definition declares it.
+func TestMultusMACAndIPUndeclared(t *testing.T) {
+	for element, configs := range map[string][]string{
+		`"mac":"02:00:00:00:00:01"`: {`{"type":"bridge"}`, `{"type":"macvlan"}`, `{"type":"tap"}`, `{"plugins":[{"type":"x"},{"type":"tuning"}]}`},
+		`"ips":["192.0.2.1"]`:       {`{"type":"x","ipam":{"type":"host-local"}}`, `{"type":"x","ipam":{"type":"static"}}`},
+	} {
+		for _, config := range configs {
+			d := ParseDefinition("shop", "a", "", string(attached(t, element, config).Config))
+			if d.Err != nil || len(d.Capabilities()) != 1 {
+				t.Errorf("%s with %s: the plugin is not told to take it: %v, %v", element, config, d.Capabilities(), d.Err)
+			}
+		}
+	}
+	wantReason(t, refused(t, `"mac":"02:00:00:00:00:01"`, `{"type":"ipvlan"}`), NoCapability)
+	wantReason(t, refused(t, `"ips":["192.0.2.1"]`, `{"type":"bridge","ipam":{"type":"dhcp"}}`), NoCapability)
+}
+
+// Multus' decoder takes these for absent, so definitions with them work there.
+func TestMultusEmptyAndNullAreAbsent(t *testing.T) {
+	want := asJSON(t, []byte(`{"cniVersion":"0.1.0","name":"a","plugins":[{"type":"bridge"}]}`))
+	for _, config := range []string{
+		`{"cniVersion":"","type":"bridge"}`, `{"cniVersion":null,"cniVersions":null,"type":"bridge"}`, `{"cniVersions":[],"type":"bridge"}`,
+		`{"name":null,"type":"bridge","plugins":null}`, `{"name":"","plugins":[{"type":"bridge"}],"disableCheck":null}`,
+	} {
+		if d := cmp.Diff(want, asJSON(t, attached(t, "", config).Config)); d != "" {
+			t.Errorf("%s: %s", config, d)
+		}
+	}
+	for _, config := range []string{
+		`{"type":"bridge","ipam":null}`, `{"type":"bridge","ipam":{}}`, `{"type":"bridge","ipam":{"type":""}}`, `{"type":"bridge","capabilities":null}`,
+		`{"type":"bridge","args":null}`, `{"type":"bridge","args":{"cni":null}}`, `{"type":"bridge","deviceID":"","pciBusID":null}`,
+	} {
+		attached(t, `"cni-args":{"k":1}`, config)
+	}
+	for _, element := range []string{
+		`"mac":"","ips":null,"interface":"","namespace":"","infiniband-guid":"","deviceID":"","ipam-claim-reference":""`,
+		`"portMappings":[],"bandwidth":{},"cni-args":{},"default-route":null`, `"portMappings":null,"bandwidth":{"ingressRate":null},"cni-args":null`,
+		`"com.example.x":null`,
+	} {
+		if a := attached(t, element, bridgeConf); len(a.Capabilities) != 0 || a.DefaultRoute != nil || a.IfName != "net1" {
+			t.Errorf("%s: got %+v", element, a)
+		}
+	}
+}
+
+// The standard has an invalid annotation ignored; Multus fails the pod, and so do we.
+func TestMultusInvalidAnnotationFails(t *testing.T) {
+	for _, value := range []string{"A", `[{`, `[{"name":"a","mac":"x"}]`, ","} {
+		if _, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: value}); err == nil {
+			t.Errorf("%s is accepted", value)
+		}
+	}
+}
+
+// Multus starts a pod without the device that its network needs.
+func TestMultusMissingDeviceFails(t *testing.T) {
+	defs := nads(ParseDefinition("shop", "a", "intel.com/sriov", `{"type":"sriov"}`), ParseDefinition("shop", "b", "", `{"type":"sriov"}`))
+	_, err := planOf(t, map[string]string{NetworksAnnotation: "a"}, defs, nil)
+	wantReason(t, err, MissingDevice)
+	_, err = planOf(t, map[string]string{NetworksAnnotation: "b"}, defs, nil)
+	wantReason(t, err, NoResource)
+}
+
+func TestMultusNamespaceIsolation(t *testing.T) {
+	node, err := ParseNodeConfig([]byte(`{"type":"multus","namespaceIsolation":true,"globalNamespaces":"shared, default"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for value, allowed := range map[string]bool{"a": true, "shop/a": true, "shared/a": true, "default/a": true, "other/a": false, "kube-system/a": false} {
+		wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = node.Apply(wants); allowed && err != nil {
+			t.Errorf("%s: %v", value, err)
+		} else if !allowed {
+			wantReason(t, err, NotAllowed)
+			wantRefusal(t, err, "pod shop/till-0", "network "+value, NetworksAnnotation+"[0].namespace", "shop, shared, default")
+		}
+	}
+}
+
+// given plans a pod that asks for shop/a on a node with the configuration.
+func given(t *testing.T, config string, pod Pod, defs map[Reference]*Definition) (*Plan, error) {
+	t.Helper()
+	node, err := ParseNodeConfig([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants, err := ParseAnnotations(pod, map[string]string{NetworksAnnotation: "shop/a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wants, err = node.Apply(wants); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range wants.References() {
+		if d := node.Delegate(ref); d != nil {
+			defs[ref] = d
+		}
+	}
+	return wants.Plan(defs, nil)
+}
+
+func names(p *Plan) (out []string) {
+	for _, a := range p.Attachments {
+		out = append(out, a.Name+" "+a.IfName)
+	}
+	return out
+}
+
+func TestMultusDefaultNetworks(t *testing.T) {
+	defs := nads(ParseDefinition("shop", "a", "", bridgeConf), ParseDefinition("multus", "side", "", bridgeConf))
+	defs[Reference{Name: "/etc/nets/one.conf"}] = ParseFile("/etc/nets/one.conf", []byte(`{"name":"one","type":"bridge"}`))
+	const config = `{"multusNamespace":"multus","defaultNetworks":["side","/etc/nets/one.conf"],"systemNamespaces":["infra"]}`
+	p, err := given(t, config, testPod, defs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"multus/side net1", "one net2", "shop/a net3"}, names(p)); d != "" {
+		t.Error(d)
+	}
+	if p, err = given(t, config, Pod{Namespace: "infra", Name: "x"}, defs); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"shop/a net1"}, names(p)); d != "" {
+		t.Errorf("a system namespace: %s", d)
+	}
+	_, err = given(t, `{"defaultNetworks":["none"]}`, testPod, defs)
+	wantReason(t, err, NoNodeNetwork)
+	wantRefusal(t, err, "defaultNetworks[0]", "kube-system/none", "pod shop/till-0")
+}
+
+func TestMultusDelegates(t *testing.T) {
+	defs := nads(ParseDefinition("shop", "a", "", bridgeConf))
+	const config = `{"name":"multus-cni-network","delegates":[{"name":"cbr0","type":"flannel","capabilities":{"portMappings":true}},{"type":"macvlan"}]}`
+	for _, pod := range []Pod{testPod, {Namespace: "kube-system", Name: "dns"}} {
+		p, err := given(t, config, pod, defs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff([]string{"multus-cni-network net1", "shop/a net2"}, names(p)); d != "" {
+			t.Error(d)
+		}
+	}
+	node, err := ParseNodeConfig([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := node.Delegate(node.DefaultReference())
+	if err := node.CheckDefault(d); err != nil || d.Name != "cbr0" || !cmp.Equal(d.Capabilities(), []string{"portMappings"}) {
+		t.Errorf("the default network is %+v, %v", d, err)
+	}
+	if got := node.Given(); !cmp.Equal(got, []string{"multus-cni-network"}) || node.Spared() != nil {
+		t.Errorf("given %v but for %v", got, node.Spared())
+	}
+}
+
+func TestMultusClusterNetwork(t *testing.T) {
+	for name, want := range map[string]Reference{
+		"d": {Namespace: "kube-system", Name: "d"}, "On_Disk": {Namespace: "kube-system", Name: "On_Disk"},
+		"/etc/cni/multus/net.d": {Name: "/etc/cni/multus/net.d"}, "/etc/cni/net.d/10-x.conflist": {Name: "/etc/cni/net.d/10-x.conflist"},
+	} {
+		node, err := ParseNodeConfig([]byte(`{"clusterNetwork":"` + name + `","delegates":[{"type":"flannel"}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !node.HasDefault() || node.DefaultReference() != want || !node.Names(want) || !cmp.Equal(node.Ignored, []string{"delegates"}) {
+			t.Errorf("%s: got %+v", name, node)
+		}
+	}
+	node, err := ParseNodeConfig([]byte(`{"clusterNetwork":"d"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := node.CheckDefault(ParseDefinition("kube-system", "d", "", bridgeConf)); err != nil {
+		t.Error(err)
+	}
+	for reason, d := range map[Reason]*Definition{
+		NoNodeNetwork: nil, NoConfig: ParseDefinition("kube-system", "d", "", ""),
+		WrongType: ParseDefinition("kube-system", "d", "", "[]"), NoResource: ParseDefinition("kube-system", "d", "intel.com/sriov", bridgeConf),
+	} {
+		wantReason(t, node.CheckDefault(d), reason)
+	}
+}
+
+// A file as Multus' documentation has it, notes and all: nothing is refused, and what means nothing is named.
+func TestMultusConfigurationFile(t *testing.T) {
+	node, err := ParseNodeConfig([]byte(`{
+		"cniVersion": "0.3.1", "name": "node-cni-network", "type": "meta-cni", "kubeconfig": "/etc/kubernetes/node-kubeconfig.yaml",
+		"confDir": "/etc/cni/multus/net.d", "cniDir": "/var/lib/cni/multus", "binDir": "/opt/cni/bin",
+		"logFile": "/var/log/multus.log", "logLevel": "debug", "logOptions": {"maxAge": 5}, "logToStderr": true,
+		"capabilities": {"portMappings": true}, "readinessindicatorfile": "/run/ready", "namespaceIsolation": false, "Note1": "a note",
+		"clusterNetwork": "defaultCRD", "defaultNetworks": ["sidecarCRD", "flannel"], "systemNamespaces": ["kube-system", "admin"],
+		"multusNamespace": "kube-system", "delegates": [{"type": "weave-net", "hairpinMode": true}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := func(name, key string) Selection {
+		return Selection{Namespace: "kube-system", Name: name, Key: key, FromNode: true}
+	}
+	cluster := named("defaultCRD", "clusterNetwork")
+	want := &NodeConfig{
+		Policy: Policy{Global: []string{"default"}}, Cluster: &cluster,
+		Defaults: []Selection{named("sidecarCRD", "defaultNetworks[0]"), named("flannel", "defaultNetworks[1]")},
+		System:   []string{"kube-system", "admin"}, ConfDir: "/etc/cni/multus/net.d", BinDir: "/opt/cni/bin", ReadyFile: "/run/ready", LogLevel: "debug",
+		Ignored: []string{"Note1", "cniDir", "delegates", "kubeconfig", "logFile", "logOptions", "logToStderr"},
+	}
+	if d := cmp.Diff(want, node); d != "" {
+		t.Error(d)
+	}
+	empty, err := ParseNodeConfig([]byte(`{"plugins":[{"type":"multus","clusterNetwork":"","delegates":null,"systemNamespaces":[],"globalNamespaces":""}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(DefaultNodeConfig(), empty); d != "" {
+		t.Errorf("what is not said is Multus' default: %s", d)
+	}
+}
+
+func TestMultusConfigurationFileRefuses(t *testing.T) {
+	for config, reason := range map[string]Reason{
+		`{`: NotJSON, `[]`: WrongType, `{"a":1,"a":2}`: DuplicateKey, `{"namespaceIsolation":"yes"}`: WrongType, `{"globalNamespaces":["a"]}`: WrongType,
+		`{"globalNamespaces":"A"}`: BadNamespace, `{"systemNamespaces":"a"}`: WrongType, `{"multusNamespace":"a/b"}`: BadNamespace,
+		`{"confDir":"net.d"}`: BadPath, `{"clusterNetwork":"./x"}`: BadPath, `{"clusterNetwork":".."}`: BadNetworkName, `{"defaultNetworks":"a"}`: WrongType,
+		`{"delegates":{}}`: WrongType, `{"delegates":[{"type":"../x"}]}`: BadPluginType, `{"delegates":[{"type":"multus"}]}`: SelfDelegation,
+		`{"plugins":[{"type":"multus"},{"type":"tuning"}]}`: TooMany, `{"readinessindicatorfile":7}`: WrongType,
+	} {
+		_, err := ParseNodeConfig([]byte(config))
+		wantReason(t, err, reason)
+	}
+}
+
+func FuzzNodeConfig(f *testing.F) {
+	for _, s := range []string{`{"clusterNetwork":"a","defaultNetworks":["/b"]}`, `{"plugins":[{"delegates":[{"type":"a"},{"type":"b","name":"c"}]}]}`, `{"globalNamespaces":"a,b","logLevel":"x"}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, config string) {
+		node, err := ParseNodeConfig([]byte(config))
+		if err != nil {
+			wantUserError(t, err)
+			return
+		}
+		want := len(node.Given())
+		if slices.Contains(node.System, testPod.Namespace) {
+			want = max(0, len(node.Delegates)-1)
+		}
+		wants, err := node.Apply(Wants{Pod: testPod})
+		if err != nil {
+			wantUserError(t, err)
+		} else if len(wants.Node) != want {
+			t.Fatalf("%d networks given, want %d", len(wants.Node), want)
+		}
+		for _, d := range node.Delegates {
+			if d.Err != nil || !json.Valid(d.Config()) {
+				t.Fatalf("%v: %s", d.Err, d.Config())
+			}
+		}
+	})
+}
