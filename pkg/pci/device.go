@@ -237,7 +237,7 @@ func (r *reader) netdevs(dir folder, net string, ports bool) (netdevs []Netdev) 
 
 // vfs reads a PF's virtfnN links, in order of N.
 func (r *reader) vfs(dir folder) []Address {
-	count, _ := r.number(dir, "sriov_numvfs")
+	count := r.numVFs(dir)
 	var vfs []Address
 	for i := range count {
 		// A link that is missing or odd leaves a hole: the others keep their index.
@@ -245,6 +245,12 @@ func (r *reader) vfs(dir folder) []Address {
 		vfs = append(vfs, a)
 	}
 	return vfs
+}
+
+// numVFs is how many VFs a PF has now. The SR-IOV capability counts them in 16 bits.
+func (r *reader) numVFs(dir folder) int {
+	n, _ := r.number(dir, "sriov_numvfs")
+	return min(n, 1<<16-1)
 }
 
 // vfIndex finds vf among the PF's links, -1 if it is not there. The SR-IOV capability's offset and stride say where to
@@ -263,8 +269,7 @@ func (r *reader) vfIndex(pf, vf Address) int {
 			return i
 		}
 	}
-	count, _ := r.number(dir, "sriov_numvfs")
-	for i := range count {
+	for i := range r.numVFs(dir) {
 		if is(i) {
 			return i
 		}

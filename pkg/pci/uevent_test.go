@@ -46,3 +46,23 @@ func TestParseUevent(t *testing.T) {
 		})
 	}
 }
+
+func FuzzParseUevent(f *testing.F) {
+	f.Add([]byte("add@/devices/pci0000:00/0000:02:10.0/net/eth5\x00ACTION=add\x00DEVPATH=/devices/pci0000:00/0000:02:10.0/net/eth5\x00SUBSYSTEM=net\x00"))
+	f.Add([]byte("remove@/x\x00ACTION=remove\x00DEVPATH=/devices/pci10000:00/10000:02:10.0\x00SUBSYSTEM=pci"))
+	f.Add([]byte("libudev\x00\xfe\xed\xca\xfe"))
+	f.Add([]byte("DEVPATH=0000:02:10.0//0000:02:10.1/\x00ACTION==\x00DEVPATH"))
+	f.Fuzz(func(t *testing.T, message []byte) {
+		c, ok := parseUevent(message)
+		if !ok {
+			return
+		}
+		if c.Action == "" || c.Lost {
+			t.Errorf("%q: %+v", message, c)
+		}
+		// What it found in the path is there.
+		if !strings.Contains(strings.ToLower(string(message)), c.Address.String()) {
+			t.Errorf("%q has no %s", message, c.Address)
+		}
+	})
+}
