@@ -65,7 +65,7 @@ image: build ## the container image localhost/viaduct:dev, also as OCI archive b
 # A process with the race detector sleeps a second when it exits, and tests start hundreds of themselves as CNI plugins.
 .PHONY: test-unit
 test-unit: setup-go ## tests that need no VM, with the race detector (which needs gcc: installed if missing)
-	hack/setup gcc
+	hack/setup gcc nft
 	GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) ./...
 
 .PHONY: test-lab

@@ -209,3 +209,52 @@ func TestNoStrayFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The definition's kind is the standard's, by all of its names.
+func TestStandardDefinitionKind(t *testing.T) {
+	var crd struct {
+		Metadata struct{ Name string }
+		Spec     struct {
+			Group, Scope string
+			Names        struct {
+				Plural, Singular, Kind string
+				ShortNames             []string
+			}
+			Versions []struct {
+				Name            string
+				Served, Storage bool
+				Schema          struct {
+					OpenAPIV3Schema struct {
+						Required   []string
+						Properties struct {
+							Spec struct {
+								Required   []string
+								Properties map[string]struct{ Type string }
+							}
+						}
+					} `json:"openAPIV3Schema"`
+				}
+			}
+		}
+	}
+	if err := yaml.Unmarshal(read(t, "meta-agent/crd.yaml"), &crd); err != nil {
+		t.Fatal(err)
+	}
+	names := crd.Spec.Names
+	slices.Sort(names.ShortNames)
+	got := []string{crd.Metadata.Name, crd.Spec.Group, crd.Spec.Scope, names.Plural, names.Kind, strings.Join(names.ShortNames, " ")}
+	want := []string{
+		"network-attachment-definitions.k8s.cni.cncf.io", "k8s.cni.cncf.io", "Namespaced", "network-attachment-definitions",
+		"NetworkAttachmentDefinition", "nad net-attach-def",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if len(crd.Spec.Versions) != 1 || crd.Spec.Versions[0].Name != "v1" || !crd.Spec.Versions[0].Served || !crd.Spec.Versions[0].Storage {
+		t.Fatalf("versions: %+v", crd.Spec.Versions)
+	}
+	schema := crd.Spec.Versions[0].Schema.OpenAPIV3Schema
+	if spec := schema.Properties.Spec; spec.Properties["config"].Type != "string" || schema.Required != nil || spec.Required != nil {
+		t.Errorf("spec.config is to be an optional string: %+v", schema)
+	}
+}

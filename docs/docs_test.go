@@ -1,21 +1,36 @@
-// Package docs holds no code: its test reads the examples on these pages as the programs would.
+// Package docs holds no code: its tests compare these pages with the programs.
 package docs
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/viaduct-sriov/viaduct/internal/network"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
 )
 
-func TestExamples(t *testing.T) {
-	page, err := os.ReadFile("configuration.md")
+func page(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return string(data)
+}
+
+func TestExamples(t *testing.T) {
 	readers := map[string]func(example string) error{
 		"pools": func(example string) error {
 			_, warnings, err := pool.Parse([]byte(example), "intel.com")
@@ -32,8 +47,12 @@ func TestExamples(t *testing.T) {
 			_, err := network.ParseSelections(example, "default")
 			return err
 		},
+		"node": func(example string) error {
+			_, err := network.ParseNodeConfig([]byte(example))
+			return err
+		},
 	}
-	examples := regexp.MustCompile("(?s)<!-- (\\w+) -->\n```json\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	examples := regexp.MustCompile("(?s)<!-- (\\w+) -->\n```json\n(.*?)```").FindAllStringSubmatch(page(t, "configuration.md"), -1)
 	if len(examples) != len(readers) {
 		t.Errorf("%d examples, want %d", len(examples), len(readers))
 	}
@@ -41,5 +60,87 @@ func TestExamples(t *testing.T) {
 		if err := readers[e[1]](e[2]); err != nil {
 			t.Errorf("%s: %v", e[1], err)
 		}
+	}
+}
+
+// Every test that the page on the standard names is there, and it names every test of the standard.
+func TestPageOnTheStandardNamesItsTests(t *testing.T) {
+	declared := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() && (e.Name() == ".git" || e.Name() == "bin" || e.Name() == "testdata") {
+			return fs.SkipDir
+		}
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil {
+				declared[strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), "../")+" "+f.Name.Name] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := page(t, "standard.md")
+	for _, m := range regexp.MustCompile("`([a-z0-9/-]+)` `(Test\\w+)`").FindAllStringSubmatch(text, -1) {
+		if test := m[1] + " " + m[2]; !declared[test] {
+			t.Errorf("the page names %s, which is not there", test)
+		}
+	}
+	if rows := regexp.MustCompile("(?m)^\\| .* \\| `[a-z]").FindAllString(text, -1); len(rows) < 40 {
+		t.Errorf("only %d lines have a test", len(rows))
+	}
+	for test := range declared {
+		name := test[strings.LastIndexByte(test, ' ')+1:]
+		if ofStandard := regexp.MustCompile("^Test(Standard|Multus)[A-Z]").MatchString(name); ofStandard && !strings.Contains(text, "`"+name+"`") {
+			t.Errorf("the page lacks %s", test)
+		}
+	}
+}
+
+// The table of reasons has those that the code has, in its order.
+func TestReasonsPage(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "../internal/network/reasons.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var inCode, onPage []string
+	for _, d := range file.Decls {
+		if consts, ok := d.(*ast.GenDecl); ok && consts.Tok == token.CONST {
+			for _, s := range consts.Specs {
+				inCode = append(inCode, s.(*ast.ValueSpec).Names[0].Name)
+			}
+		}
+	}
+	_, table, _ := strings.Cut(page(t, "troubleshooting.md"), "\n| reason | what is wrong | what to do |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| .+ \\| .+ \\|$").FindAllStringSubmatch(table, -1) {
+		onPage = append(onPage, row[1])
+	}
+	if d := cmp.Diff(inCode, onPage); d != "" || len(slices.Compact(slices.Sorted(slices.Values(inCode)))) != len(inCode) {
+		t.Errorf("reasons: -code +page:\n%s", d)
+	}
+}
+
+// The limits on the page are those in the code.
+func TestLimitsPage(t *testing.T) {
+	text := page(t, "standard.md")
+	for row, limit := range map[string]int{
+		"the annotation, a configuration": network.MaxAnnotation, "networks of a pod": network.MaxAttachments, "plugins in one network": network.MaxPlugins,
+		"all configurations": network.MaxPlan, "nesting of JSON": network.MaxDepth, "faults told": network.MaxFaults,
+	} {
+		m := regexp.MustCompile(`(?m)^\| ` + row + `[^|]*\| (\d+)\D`).FindStringSubmatch(text)
+		if m == nil || m[1] != strconv.Itoa(limit) {
+			t.Errorf("%s: the page has %v, the code %d", row, m, limit)
+		}
+	}
+	if network.MaxConfig != network.MaxAnnotation {
+		t.Error("two limits on one line")
 	}
 }

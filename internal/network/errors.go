@@ -92,9 +92,9 @@ func quote(s string) string {
 	return strconv.QuoteToASCII(s)
 }
 
-// maxFaults is how many faults of one request are told: all of an honest author's, and a message that fits an event
+// MaxFaults is how many faults of one request are told: all of an honest author's, and a message that fits an event
 // whatever the annotation holds.
-const maxFaults = 10
+const MaxFaults = 10
 
 // faults gathers errors, so that an author sees all of them at once.
 type faults struct {
@@ -105,7 +105,7 @@ type faults struct {
 func (f *faults) add(err *Error) {
 	switch {
 	case err == nil:
-	case len(f.list) < maxFaults:
+	case len(f.list) < MaxFaults:
 		f.list = append(f.list, err)
 	default:
 		f.more++

@@ -22,7 +22,8 @@ const (
 	// MaxPlan bounds all configurations of one plan together, in bytes, so that the answer fits a protocol frame.
 	MaxPlan = 3 << 20
 
-	maxDepth = 64
+	// MaxDepth is how deep the JSON of either may be nested.
+	MaxDepth = 64
 )
 
 // checkJSON refuses what decoders read differently from one another: two keys of one name in an object (Go takes the
@@ -48,8 +49,8 @@ func checkJSON(data []byte) *Error {
 		}
 		switch tok {
 		case json.Delim('{'), json.Delim('['):
-			if len(open) == maxDepth {
-				return problem(TooDeep, "flatten it", "it is nested more than %d levels deep", maxDepth)
+			if len(open) == MaxDepth {
+				return problem(TooDeep, "flatten it", "it is nested more than %d levels deep", MaxDepth)
 			}
 			l := level{}
 			if tok == json.Delim('{') {

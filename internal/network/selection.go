@@ -160,7 +160,7 @@ func parseElement(raw json.RawMessage, namespace string) (Selection, []*Error) {
 	}
 	var errs []*Error
 	for _, key := range slices.Sorted(maps.Keys(o)) {
-		if len(errs) > maxFaults {
+		if len(errs) > MaxFaults {
 			break // the rest would not be told
 		}
 		if isNull(o[key]) {
