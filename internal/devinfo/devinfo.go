@@ -77,11 +77,13 @@ func (d Dir) root() string {
 // One path element: no slash, no leading dot, nothing that a shell or a terminal would choke on.
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,219}$`)
 
+const fileSuffix = "-device.json"
+
 func file(folder, name string) (string, error) {
 	if !namePattern.MatchString(name) {
 		return "", fmt.Errorf("%w: %q: want letters, digits and _.:- only, 220 at most, starting with a letter or digit", ErrName, name)
 	}
-	return filepath.Join(folder, name+"-device.json"), nil
+	return filepath.Join(folder, name+fileSuffix), nil
 }
 
 // DevicePath is the file of one device of a resource such as intel.com/sriov. The error wraps ErrName.
@@ -90,6 +92,26 @@ func (d Dir) DevicePath(resource, id string) (string, error) {
 		return "", fmt.Errorf("%w: resource %q, device %q", ErrName, resource, id)
 	}
 	return file(filepath.Join(d.root(), "dp"), strings.ReplaceAll(resource, "/", "-")+"-"+id)
+}
+
+// Devices lists the ids of a resource's devices that have a file. A name can be read in two ways: of a resource a/b it also
+// gives c-0000:02:10.0, a device of a/b-c, so look only at ids that are known.
+func (d Dir) Devices(resource string) (ids []string, err error) {
+	entries, err := os.ReadDir(filepath.Join(d.root(), "dp"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list device-info: %w", err)
+	}
+	for _, e := range entries {
+		id, ok1 := strings.CutPrefix(e.Name(), strings.ReplaceAll(resource, "/", "-")+"-")
+		id, ok2 := strings.CutSuffix(id, fileSuffix)
+		if ok1 && ok2 {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }
 
 // WriteDevice writes the file of one device, whole or not at all. An empty Version becomes this package's.
@@ -150,7 +172,7 @@ func (d Dir) Read(path string) (Info, error) {
 // Remove removes the file at path, which must be one below the folder. One that is gone already is no error.
 func (d Dir) Remove(path string) error {
 	rel, err := filepath.Rel(d.root(), path)
-	if err != nil || !filepath.IsLocal(rel) || !strings.HasSuffix(rel, "-device.json") {
+	if err != nil || !filepath.IsLocal(rel) || !strings.HasSuffix(rel, fileSuffix) {
 		return fmt.Errorf("%w: %s is no file below %s", ErrName, path, d.root())
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

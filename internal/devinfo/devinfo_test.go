@@ -110,3 +110,22 @@ func TestReadCorrupt(t *testing.T) {
 		})
 	}
 }
+
+func TestDevices(t *testing.T) {
+	dir := devinfo.Dir{Root: filepath.Join(t.TempDir(), "devinfo")}
+	if ids, err := dir.Devices("intel.com/sriov"); err != nil || len(ids) > 0 {
+		t.Errorf("no folder: %v, %v", ids, err)
+	}
+	for _, resource := range []string{"intel.com/sriov", "intel.com/sriov-dpdk", "intel.com/other"} {
+		if err := dir.WriteDevice(resource, "0000:02:10.0", vf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids, err := dir.Devices("intel.com/sriov")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"0000:02:10.0", "dpdk-0000:02:10.0"}, ids); diff != "" {
+		t.Errorf("ids (-want +got):\n%s", diff)
+	}
+}

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 	deviceplugin "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
+	"github.com/viaduct-sriov/viaduct/internal/cdi"
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
@@ -18,79 +20,139 @@ import (
 // allocate makes the answer for one container. Everything that can have changed since the last scan, such as the vfio
 // group, is looked up now.
 func (s *server) allocate(r *Resource, ids []string) (*deviceplugin.ContainerAllocateResponse, error) {
-	a := answer{info: map[string]map[string]map[string]string{}}
-	for _, id := range ids {
-		i := slices.IndexFunc(r.Devices, func(d Device) bool { return d.ID == id })
-		if i < 0 {
-			return nil, status.Errorf(codes.NotFound, "%s has no device %s (it has %d others): it was removed, or belongs to another pool", r.Name, id, len(r.Devices)-1)
-		}
-		d := r.Devices[i]
-		if d.Unhealthy != "" {
-			return nil, status.Errorf(codes.FailedPrecondition, "device %s of %s is unhealthy: %s", id, r.Name, d.Unhealthy)
-		}
-		if err := s.allocateDevice(&a, r, &d); err != nil {
-			return nil, status.Errorf(codes.Internal, "allocate %s of %s: %v", id, r.Name, err)
+	devices, err := usable(r, ids)
+	if err != nil {
+		return nil, err
+	}
+	if s.config.Allocating != nil {
+		s.config.Allocating(r.Name, ids)
+	}
+	response := &deviceplugin.ContainerAllocateResponse{}
+	all := map[string]info{}
+	for _, d := range devices {
+		if all[d.ID], err = s.allocateDevice(response, r, d); err != nil {
+			return nil, status.Errorf(codes.Internal, "allocate %s of %s: %v", d.ID, r.Name, err)
 		}
 	}
-	envs, err := environment(r.Name, ids, a.info)
-	if err != nil {
+	if response.Envs, err = environment(r.Name, ids, all); err != nil {
 		return nil, status.Errorf(codes.Internal, "describe devices of %s: %v", r.Name, err)
 	}
-	return &deviceplugin.ContainerAllocateResponse{Envs: envs, Devices: a.specs}, nil
+	return response, nil
 }
 
-// An answer collects what a container needs. info is by device id, then by topic, such as vfio.
-type answer struct {
-	specs []*deviceplugin.DeviceSpec
-	info  map[string]map[string]map[string]string
+// usable finds the devices. The kubelet may ask for one that it was told is unhealthy, when that was a moment ago: it is
+// refused, and the pod fails with the reason, rather than start with a device that does not work.
+func usable(r *Resource, ids []string) ([]*Device, error) {
+	devices := make([]*Device, len(ids))
+	for n, id := range ids {
+		i := slices.IndexFunc(r.Devices, func(d Device) bool { return d.ID == id })
+		if i < 0 {
+			return nil, status.Errorf(codes.NotFound, "%s has no device %q (it has %d): it was removed, or belongs to another pool", r.Name, id, len(r.Devices))
+		}
+		devices[n] = &r.Devices[i]
+		if why := devices[n].Unhealthy; why != "" {
+			return nil, status.Errorf(codes.FailedPrecondition, "device %s of %s is unhealthy: %s", id, r.Name, why)
+		}
+	}
+	return devices, nil
 }
+
+// allocateDevice adds one device to the answer.
+func (s *server) allocateDevice(response *deviceplugin.ContainerAllocateResponse, r *Resource, d *Device) (info, error) {
+	a, err := s.look(r, d)
+	if err != nil {
+		return nil, err
+	}
+	return a.info, s.handOver(response, r, a)
+}
+
+// An allocation is what a container needs for one device.
+type allocation struct {
+	id      string
+	nodes   []cdi.Node
+	info    info
+	devInfo devinfo.Info
+}
+
+// info is what a container is told of a device, by topic, such as vfio.
+type info map[string]map[string]string
 
 // mount gives the container a node, once. m(knod) is for drivers' control nodes only, which nothing here needs.
-func (a *answer) mount(host, container string) {
-	if slices.ContainsFunc(a.specs, func(s *deviceplugin.DeviceSpec) bool { return s.GetContainerPath() == container }) {
-		return
+func (a *allocation) mount(host, container string) {
+	if !slices.ContainsFunc(a.nodes, func(n cdi.Node) bool { return n.Container == container }) {
+		a.nodes = append(a.nodes, cdi.Node{Host: host, Container: container, Permissions: "rw"})
 	}
-	a.specs = append(a.specs, &deviceplugin.DeviceSpec{HostPath: host, ContainerPath: container, Permissions: "rw"})
 }
 
-func (s *server) allocateDevice(a *answer, r *Resource, d *Device) error {
+// look finds out what a container needs for a device.
+func (s *server) look(r *Resource, d *Device) (*allocation, error) {
 	address, err := pci.ParseAddress(d.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	function, err := pci.Read(s.config.Root, address)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	info := map[string]map[string]string{"generic": {"deviceID": d.ID}}
-	a.info[d.ID] = info
+	a := &allocation{id: d.ID, info: info{"generic": {"deviceID": d.ID}}}
 	nodes := pci.ReadNodes(s.config.Root, address)
 	if isVFIO(function.Driver) && nodes.VFIO == nil {
-		return fmt.Errorf("its driver is %s, but it has no vfio node: see whether the IOMMU is on", function.Driver)
+		return nil, fmt.Errorf("its driver is %s, but it has no vfio node: see whether the IOMMU is on", function.Driver)
 	}
-	a.addVFIO(info, nodes.VFIO)
+	if isUIO(function.Driver) && nodes.UIO == "" {
+		return nil, fmt.Errorf("its driver is %s, but it has no uio node", function.Driver)
+	}
+	a.addVFIO(nodes.VFIO)
 	if nodes.UIO != "" {
 		a.mount(nodes.UIO, nodes.UIO)
-		info["uio"] = map[string]string{"mount": nodes.UIO}
+		a.info["uio"] = map[string]string{"mount": nodes.UIO}
 	}
 	if d.RDMA {
-		a.addRDMA(info, nodes)
+		if err := a.addRDMA(nodes); err != nil {
+			return nil, err
+		}
 	}
 	vhost := ""
 	if d.VhostNet {
-		if vhost, err = a.addVhost(info, s.config.Root); err != nil {
-			return err
+		if vhost, err = a.addVhost(s.config.Root); err != nil {
+			return nil, err
 		}
 	}
 	if extra := extraInfo(r.AdditionalInfo, d.ID); len(extra) > 0 {
-		info["extra"] = extra
+		a.info["extra"] = extra
 	}
-	return s.config.DevInfo.WriteDevice(r.Name, d.ID, deviceInfo(function, vhost, d.RDMA))
+	a.devInfo = deviceInfo(function, vhost, d.RDMA)
+	return a, nil
+}
+
+// handOver adds a device's nodes to the answer, by CDI or as they are, and writes its files.
+func (s *server) handOver(response *deviceplugin.ContainerAllocateResponse, r *Resource, a *allocation) error {
+	if s.config.CDI != nil {
+		name, err := s.config.CDI.Write(r.Name, a.id, a.nodes)
+		if err != nil {
+			return err
+		}
+		if name != "" {
+			response.CdiDevices = append(response.CdiDevices, &deviceplugin.CDIDevice{Name: name})
+		}
+	} else {
+		for _, n := range a.nodes {
+			isNode := func(d *deviceplugin.DeviceSpec) bool { return d.GetContainerPath() == n.Container }
+			if !slices.ContainsFunc(response.Devices, isNode) { // devices share some, such as /dev/vfio/vfio
+				response.Devices = append(response.Devices, &deviceplugin.DeviceSpec{
+					HostPath: n.Host, ContainerPath: n.Container, Permissions: n.Permissions,
+				})
+			}
+		}
+	}
+	return s.config.DevInfo.WriteDevice(r.Name, a.id, a.devInfo)
 }
 
 func isVFIO(driver string) bool { return strings.Contains(driver, "vfio") }
 
-func (a *answer) addVFIO(info map[string]map[string]string, v *pci.VFIONodes) {
+func isUIO(driver string) bool { return driver == "igb_uio" || driver == "uio_pci_generic" }
+
+func (a *allocation) addVFIO(v *pci.VFIONodes) {
 	if v == nil {
 		return
 	}
@@ -105,12 +167,12 @@ func (a *answer) addVFIO(info map[string]map[string]string, v *pci.VFIONodes) {
 		a.mount(v.Device, v.Device)
 		about["iommufd-mount"], about["cdev-mount"] = v.IOMMUFD, v.Device
 	}
-	info["vfio"] = about
+	a.info["vfio"] = about
 }
 
-func (a *answer) addRDMA(info map[string]map[string]string, nodes pci.Nodes) {
+func (a *allocation) addRDMA(nodes pci.Nodes) error {
 	if len(nodes.RDMA) == 0 {
-		return // it is in a pod's namespace, or never had one: the selector vouched for it
+		return errors.New("its pool has isRdma, but it has no RDMA device: see whether the driver's RDMA module is loaded, and the device not in another network namespace")
 	}
 	about := map[string]string{}
 	add := func(key, node string) {
@@ -126,7 +188,8 @@ func (a *answer) addRDMA(info map[string]map[string]string, nodes pci.Nodes) {
 		add("issm", d.Issuer)
 	}
 	add("rdma_cm", nodes.RDMACM)
-	info["rdma"] = about
+	a.info["rdma"] = about
+	return nil
 }
 
 const (
@@ -134,13 +197,13 @@ const (
 	tunNode   = "/dev/net/tun"
 )
 
-func (a *answer) addVhost(info map[string]map[string]string, root string) (string, error) {
+func (a *allocation) addVhost(root string) (string, error) {
 	if pci.Misc(root, "vhost-net", vhostNode) == "" {
 		return "", fmt.Errorf("its pool has needVhostNet, but the node has no %s: load the module vhost_net", vhostNode)
 	}
 	a.mount(vhostNode, vhostNode)
 	a.mount(tunNode, tunNode)
-	info["vhost"] = map[string]string{"net-mount": vhostNode, "tun-mount": tunNode}
+	a.info["vhost"] = map[string]string{"net-mount": vhostNode, "tun-mount": tunNode}
 	return vhostNode, nil
 }
 
@@ -165,7 +228,7 @@ func deviceInfo(d *pci.Device, vhost string, rdma bool) devinfo.Info {
 
 // environment names the container's devices: PCIDEVICE_<RESOURCE>, and …_INFO with what is known of each. Programs look
 // for the name with the resource's - in it, which no shell can read: a second spelling has _ there.
-func environment(resource string, ids []string, info map[string]map[string]map[string]string) (map[string]string, error) {
+func environment(resource string, ids []string, info map[string]info) (map[string]string, error) {
 	data, err := json.Marshal(info)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/viaduct-sriov/viaduct/internal/cdi"
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 )
 
@@ -42,7 +43,12 @@ type Config struct {
 	// Root is where sysfs is found below.
 	Root    string
 	DevInfo devinfo.Dir
-	Log     *slog.Logger
+	// CDI is where specifications go that name the containers' device nodes; nil: they go into the answer to the kubelet.
+	CDI *cdi.Dir
+	Log *slog.Logger
+	// Allocating is told which devices of a resource are about to be allocated, before anything is written for them. Nil:
+	// nobody is.
+	Allocating func(resource string, ids []string)
 	// Allocated is told of each Allocate: its resource, ids, duration, and error. Nil: nobody is.
 	Allocated func(resource string, ids []string, took time.Duration, err error)
 	// Timing is for tests; the zero value is right for a kubelet.

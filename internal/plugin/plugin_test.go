@@ -1,7 +1,6 @@
 package plugin_test
 
 import (
-	"encoding/json"
 	"log/slog"
 	"maps"
 	"os"
@@ -13,9 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	deviceplugin "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/plugin"
@@ -35,13 +31,16 @@ type fixture struct {
 }
 
 // newFixture makes a set whose patience is short; the kubelet is not started.
-func newFixture(t *testing.T) *fixture {
+func newFixture(t *testing.T) *fixture { return newPatient(t, 150*time.Millisecond) }
+
+// newPatient makes one that leaves the plugin watcher this much time.
+func newPatient(t *testing.T, unwatched time.Duration) *fixture {
 	f := &fixture{kubelet: kubelettest.New(t), tree: pcitest.New(t), devInfo: devinfo.Dir{Root: filepath.Join(t.TempDir(), "devinfo")}}
 	f.set = plugin.NewSet(plugin.Config{
 		RegistryDir: f.kubelet.Registry(), DevicePluginDir: f.kubelet.Plugins(), Root: f.tree.Root, DevInfo: f.devInfo,
 		Log: slog.New(slog.DiscardHandler),
 		Timing: plugin.Timing{
-			Look: 5 * time.Millisecond, Unwatched: 150 * time.Millisecond, Reconnect: 50 * time.Millisecond,
+			Look: 5 * time.Millisecond, Unwatched: unwatched, Reconnect: 50 * time.Millisecond,
 			FirstPause: 5 * time.Millisecond, LastPause: 20 * time.Millisecond,
 		},
 	})
@@ -167,6 +166,29 @@ func TestKubeletMisbehaves(t *testing.T) {
 			before := f.kubelet.Count(resource)
 			kubelettest.Eventually(t, "it is connected again", func() bool { return f.kubelet.Count(resource) > before })
 		},
+		"loses its folders": func(t *testing.T, f *fixture) {
+			f.kubelet.Start()
+			f.offer(t, device("0000:02:10.0"))
+			f.sees(t, one)
+			f.kubelet.Stop()
+			for _, dir := range []string{f.kubelet.Registry(), f.kubelet.Plugins()} {
+				if err := os.RemoveAll(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			kubelettest.Eventually(t, "a problem is reported", func() bool {
+				return strings.Contains(f.set.Status()[0].Problem, "has not made its folders yet")
+			})
+			f.kubelet.Start()
+		},
+		"has a file in our socket's place": func(t *testing.T, f *fixture) {
+			f.kubelet.Deaf = true
+			f.kubelet.Start()
+			if err := os.WriteFile(filepath.Join(f.kubelet.Registry(), "intel.com_sriov.sock"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f.offer(t, device("0000:02:10.0"))
+		},
 		"connects twice": func(t *testing.T, f *fixture) {
 			f.kubelet.Streams = 2
 			f.kubelet.Start()
@@ -186,119 +208,58 @@ func TestKubeletMisbehaves(t *testing.T) {
 	}
 }
 
-func (f *fixture) allocate(t *testing.T, ids ...string) (*deviceplugin.ContainerAllocateResponse, error) {
-	t.Helper()
-	kubelettest.Eventually(t, "there is a socket", func() bool { return f.set.Status()[0].Socket != "" })
-	conn, err := kubelettest.Dial(f.set.Status()[0].Socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	response, err := deviceplugin.NewDevicePluginClient(conn).Allocate(t.Context(), &deviceplugin.AllocateRequest{
-		ContainerRequests: []*deviceplugin.ContainerAllocateRequest{{DevicesIds: ids}},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return response.GetContainerResponses()[0], nil
-}
-
-func TestAllocate(t *testing.T) {
-	f := newFixture(t)
+// A kubelet that has asked who we are, and takes a while to ask for devices, has not left us alone.
+func TestSlowKubelet(t *testing.T) {
+	f := newPatient(t, time.Second)
+	f.kubelet.Slow = 700 * time.Millisecond
 	f.kubelet.Start()
 	defer f.kubelet.Stop()
-	f.tree.AddIGB("02", "ens2", 4, 2)
-	f.tree.Bind("0000:02:10.2", "vfio-pci")
-	f.tree.Write("sys/class/vfio/2021/dev", "240:0")
-	f.tree.Write("sys/class/misc/vhost-net/dev", "10:238")
-	vhost := device("0000:02:10.0")
-	vhost.VhostNet = true
-	f.set.Update(t.Context(), []plugin.Resource{{
-		Name: "intel.com/sriov-dpdk", Devices: []plugin.Device{vhost, device("0000:02:10.2")},
-		AdditionalInfo: map[string]map[string]string{"*": {"token": "all", "x": "y"}, "0000:02:10.0": {"token": "one"}},
-	}})
-	got, err := f.allocate(t, "0000:02:10.0", "0000:02:10.2")
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	envs := got.GetEnvs()
-	const ids = "0000:02:10.0,0000:02:10.2"
-	for _, name := range []string{"PCIDEVICE_INTEL_COM_SRIOV-DPDK", "PCIDEVICE_INTEL_COM_SRIOV_DPDK"} {
-		if diff := cmp.Diff(ids, envs[name]); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
-		}
-		var info any
-		if err := json.Unmarshal([]byte(envs[name+"_INFO"]), &info); err != nil {
-			t.Fatal(err)
-		}
-		type m = map[string]any
-		want := m{
-			"0000:02:10.0": m{
-				"generic": m{"deviceID": "0000:02:10.0"}, "extra": m{"token": "one", "x": "y"},
-				"vhost": m{"net-mount": "/dev/vhost-net", "tun-mount": "/dev/net/tun"},
-			},
-			"0000:02:10.2": m{
-				"generic": m{"deviceID": "0000:02:10.2"}, "extra": m{"token": "all", "x": "y"},
-				"vfio": m{"mount": "/dev/vfio/vfio", "dev-mount": "/dev/vfio/2021"},
-			},
-		}
-		if diff := cmp.Diff(want, info); diff != "" {
-			t.Errorf("%s_INFO (-want +got):\n%s", name, diff)
-		}
-	}
-	var nodes []string
-	for _, d := range got.GetDevices() {
-		nodes = append(nodes, d.GetHostPath()+" "+d.GetContainerPath()+" "+d.GetPermissions())
-	}
-	want := []string{
-		"/dev/vhost-net /dev/vhost-net rw", "/dev/net/tun /dev/net/tun rw", "/dev/vfio/vfio /dev/vfio/vfio rw", "/dev/vfio/2021 /dev/vfio/2021 rw",
-	}
-	if diff := cmp.Diff(want, nodes); diff != "" {
-		t.Errorf("device nodes (-want +got):\n%s", diff)
-	}
-
-	path, err := f.devInfo.DevicePath("intel.com/sriov-dpdk", "0000:02:10.0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := f.devInfo.Read(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantInfo := devinfo.Info{Type: "pci", Version: "1.1.0", PCI: &devinfo.PCI{
-		Address: "0000:02:10.0", PFAddress: "0000:02:00.0", VhostNet: "/dev/vhost-net",
-	}}
-	if diff := cmp.Diff(wantInfo, info); diff != "" {
-		t.Errorf("device-info (-want +got):\n%s", diff)
+	f.offer(t, device("0000:02:10.0"))
+	f.sees(t, one)
+	if got := f.kubelet.Count("registered"); got != 0 {
+		t.Errorf("registered %d times by call", got)
 	}
 }
 
-func TestAllocateRefuses(t *testing.T) {
+// A name that makes a longer path than a socket can have must not keep the resource from the kubelet.
+func TestLongName(t *testing.T) {
 	f := newFixture(t)
 	f.kubelet.Start()
 	defer f.kubelet.Stop()
-	f.tree.AddIGB("02", "ens2", 4, 2)
-	f.tree.Bind("0000:02:10.2", "vfio-pci") // and no node for it
-	sick := device("0000:02:10.0")
-	sick.Unhealthy = "no driver is bound to it"
-	f.offer(t, sick, device("0000:02:10.2"), device("0000:02:10.4"))
-	tests := map[string]struct {
-		id   string
-		code codes.Code
-		text string
+	name := strings.Repeat("a", 63) + ".example.org/" + strings.Repeat("b", 63)
+	f.set.Update(t.Context(), []plugin.Resource{{Name: name, Devices: []plugin.Device{device("0000:02:10.0")}}})
+	kubelettest.Eventually(t, "the kubelet has it", func() bool { return cmp.Equal(one, f.kubelet.Devices(name)) })
+}
+
+// A socket that the kubelet can see is one that answers.
+func TestServesBeforeItShows(t *testing.T) {
+	f := newFixture(t)
+	f.kubelet.Start()
+	defer f.kubelet.Stop()
+	for range 20 {
+		f.offer(t, device("0000:02:10.0"))
+		f.sees(t, one)
+		f.set.Update(t.Context(), nil)
+	}
+	if got := f.kubelet.Count("unanswered"); got != 0 {
+		t.Errorf("the kubelet dialed %d times in vain", got)
+	}
+}
+
+func TestTopology(t *testing.T) {
+	f := newFixture(t)
+	f.kubelet.Start()
+	defer f.kubelet.Stop()
+	unknown := device("0000:02:10.0")
+	on1 := plugin.Device{ID: "0000:02:10.2", NUMANode: 1}
+	for _, test := range []struct {
+		exclude bool
+		want    map[string][]int64
 	}{
-		"unknown":          {"0000:99:10.0", codes.NotFound, "0000:99:10.0"},
-		"unhealthy":        {"0000:02:10.0", codes.FailedPrecondition, "no driver is bound to it"},
-		"without its node": {"0000:02:10.2", codes.Internal, "no vfio node"},
-		"gone":             {"0000:02:10.4", codes.Internal, "no such PCI device"},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			_, err := f.allocate(t, test.id)
-			if status.Code(err) != test.code || !strings.Contains(err.Error(), test.text) {
-				t.Errorf("got %v, want %s with %q", err, test.code, test.text)
-			}
-		})
+		{false, map[string][]int64{"0000:02:10.0": nil, "0000:02:10.2": {1}}},
+		{true, map[string][]int64{"0000:02:10.0": nil, "0000:02:10.2": nil}},
+	} {
+		f.set.Update(t.Context(), []plugin.Resource{{Name: resource, ExcludeTopology: test.exclude, Devices: []plugin.Device{unknown, on1}}})
+		kubelettest.Eventually(t, "the kubelet knows the NUMA nodes", func() bool { return cmp.Equal(test.want, f.kubelet.Nodes(resource)) })
 	}
 }

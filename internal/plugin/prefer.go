@@ -13,9 +13,14 @@ func prefer(r *Resource, available, must []string, size int) []string {
 		byID[r.Devices[i].ID] = &r.Devices[i]
 	}
 	chosen := slices.Clone(must)
+	taken := make(map[string]bool, len(must))
+	for _, id := range must {
+		taken[id] = true
+	}
 	var free []*Device
 	for _, id := range available {
-		if d := byID[id]; d != nil && d.Unhealthy == "" && !slices.Contains(must, id) {
+		if d := byID[id]; d != nil && d.Unhealthy == "" && !taken[id] {
+			taken[id] = true
 			free = append(free, d)
 		}
 	}

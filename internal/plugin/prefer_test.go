@@ -19,6 +19,7 @@ func TestPrefer(t *testing.T) {
 			devices = append(devices, d)
 		}
 	}
+	devices = append(devices, Device{ID: "sick", PF: "a", Unhealthy: "no driver is bound to it"})
 	all := []string{"a0", "a1", "b0", "b1", "b2", "c0", "c1", "c2", "c3"}
 	tests := map[string]struct {
 		spread          bool
@@ -35,12 +36,17 @@ func TestPrefer(t *testing.T) {
 		"must be in":         {available: all, must: []string{"b1"}, size: 2, want: []string{"b1", "b0"}},
 		"more than a node":   {available: all, size: 6, want: []string{"a0", "a1", "b0", "b1", "b2", "c0"}},
 		"not enough":         {available: []string{"a0"}, size: 2, want: []string{"a0"}},
+		"none asked for":     {available: all, size: 0, want: []string{}},
+		"less than none":     {available: all, size: -3, want: []string{}},
+		"must is all":        {available: all, must: []string{"b1", "c0"}, size: 1, want: []string{"b1", "c0"}},
+		"must twice":         {available: []string{"b1", "b1", "a0"}, must: []string{"b1"}, size: 3, want: []string{"b1", "a0"}},
+		"sick":               {available: []string{"sick", "a0"}, size: 2, want: []string{"a0"}},
 		"unknown":            {available: []string{"x", "a0"}, size: 1, want: []string{"a0"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			r := &Resource{Devices: devices, Spread: test.spread}
-			if diff := cmp.Diff(test.want, prefer(r, test.available, test.must, test.size)); diff != "" {
+			if diff := cmp.Diff(test.want, append([]string{}, prefer(r, test.available, test.must, test.size)...)); diff != "" {
 				t.Errorf("chosen (-want +got):\n%s", diff)
 			}
 		})

@@ -2,11 +2,15 @@ package plugin
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -160,7 +164,8 @@ func (s *server) PreStartContainer(context.Context, *deviceplugin.PreStartContai
 	return &deviceplugin.PreStartContainerResponse{}, nil
 }
 
-// GetPreferredAllocation chooses among the devices that the kubelet could give.
+// GetPreferredAllocation chooses among the devices that the kubelet could give. It has no errors: the kubelet would fail
+// the pod on one, and does without a preference that it cannot follow.
 func (s *server) GetPreferredAllocation(_ context.Context, request *deviceplugin.PreferredAllocationRequest) (*deviceplugin.PreferredAllocationResponse, error) {
 	resource, _ := s.state()
 	response := &deviceplugin.PreferredAllocationResponse{}
@@ -179,6 +184,7 @@ type registrar struct {
 }
 
 func (r registrar) GetInfo(context.Context, *registration.InfoRequest) (*registration.PluginInfo, error) {
+	r.session.asked()
 	return &registration.PluginInfo{
 		Type: registration.DevicePlugin, Name: r.name, SupportedVersions: []string{deviceplugin.Version},
 	}, nil
@@ -191,5 +197,16 @@ func (r registrar) NotifyRegistrationStatus(_ context.Context, s *registration.R
 	return &registration.RegistrationStatusResponse{}, nil
 }
 
-// socketName is the socket's file name: <prefix>_<name>.sock.
-func socketName(resource string) string { return strings.ReplaceAll(resource, "/", "_") + ".sock" }
+// maxSocket is the longest path that a socket can have.
+const maxSocket = len(unix.RawSockaddrUnix{}.Path) - 1
+
+// socketPath is where a resource's socket goes: <prefix>_<name>.sock, or a hash of that if it is too long for the kernel
+// (with one byte more, since it is made under a hidden name).
+func socketPath(dir, resource string) string {
+	path := filepath.Join(dir, strings.ReplaceAll(resource, "/", "_")+".sock")
+	if len(path)+1 > maxSocket {
+		sum := sha256.Sum256([]byte(resource))
+		path = filepath.Join(dir, hex.EncodeToString(sum[:12])+".sock")
+	}
+	return path
+}

@@ -105,7 +105,7 @@ type session struct {
 
 	mu       sync.Mutex
 	streams  int
-	since    time.Time // when streams became what it is: 0 or more
+	since    time.Time // when the kubelet last showed that it knows the session
 	streamed bool
 	refused  error
 }
@@ -121,6 +121,13 @@ func (n *session) streamEnds() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.streams--
+	n.since = time.Now()
+}
+
+// asked notes that the plugin watcher is on it.
+func (n *session) asked() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.since = time.Now()
 }
 
@@ -153,6 +160,9 @@ func (s *server) hold(ctx context.Context, byRegister bool) error {
 		g.Stop()
 		n.remove()
 	}()
+	if err := n.show(); err != nil {
+		return err
+	}
 	if n.byRegister {
 		if err := s.register(ctx, n); err != nil {
 			return err
@@ -173,17 +183,16 @@ func (s *server) open(ctx context.Context, byRegister bool) (*session, net.Liste
 	n := &session{kubelet: kubelet, timing: s.config.Timing, since: time.Now()}
 	switch {
 	case !byRegister && isDir(s.config.RegistryDir):
-		n.path = filepath.Join(s.config.RegistryDir, socketName(s.name))
+		n.path = socketPath(s.config.RegistryDir, s.name)
 	case exists(kubelet):
-		n.path, n.byRegister = filepath.Join(s.config.DevicePluginDir, socketName(s.name)), true
+		n.path, n.byRegister = socketPath(s.config.DevicePluginDir, s.name), true
 	default:
 		return nil, nil, fmt.Errorf("%w: neither %s nor %s is there", errNoKubelet, s.config.RegistryDir, kubelet)
 	}
-	// One that a killed predecessor left. Whoever serves on it still finds it gone and steps back.
-	if err := os.Remove(n.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(n.hidden()); err != nil && !errors.Is(err, fs.ErrNotExist) { // a killed predecessor left it
 		return nil, nil, fmt.Errorf("remove old socket: %w", err)
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "unix", n.path)
+	listener, err := new(net.ListenConfig).Listen(ctx, "unix", n.hidden())
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen to the kubelet: %w", err)
 	}
@@ -191,13 +200,30 @@ func (s *server) open(ctx context.Context, byRegister bool) (*session, net.Liste
 	if l, ok := listener.(*net.UnixListener); ok {
 		l.SetUnlinkOnClose(false)
 	}
-	n.inode, _ = inode(n.path)
+	n.inode, _ = inode(n.hidden())
 	return n, listener, nil
 }
 
+// hidden is where the socket is made: the plugin watcher passes by names with a dot.
+func (n *session) hidden() string {
+	dir, name := filepath.Split(n.path)
+	return filepath.Join(dir, "."+name)
+}
+
+// show puts the socket where the kubelet looks, in place of one that is there. It is served by now: a socket is in its
+// folder before anybody listens on it, and a kubelet that dials too early takes a pause.
+func (n *session) show() error {
+	if err := os.Rename(n.hidden(), n.path); err != nil {
+		return fmt.Errorf("show our socket to the kubelet: %w", err)
+	}
+	return nil
+}
+
 func (n *session) remove() {
-	if i, err := inode(n.path); err == nil && i == n.inode {
-		_ = os.Remove(n.path) // what cannot be removed now, the next session's open reports
+	for _, path := range []string{n.hidden(), n.path} {
+		if i, err := inode(path); err == nil && i == n.inode {
+			_ = os.Remove(path) // what cannot be removed now, the next session replaces, or complains of
+		}
 	}
 }
 
@@ -221,7 +247,6 @@ func (s *server) register(ctx context.Context, n *session) error {
 
 // watch waits until something makes a new session necessary.
 func (n *session) watch(ctx context.Context, served <-chan error) error {
-	started := time.Now()
 	kubelet, _ := inode(n.kubelet)
 	ticker := time.NewTicker(n.timing.Look)
 	defer ticker.Stop()
@@ -242,7 +267,7 @@ func (n *session) watch(ctx context.Context, served <-chan error) error {
 				return errRestarted
 			}
 		}
-		if err := n.broken(ctx, started); err != nil {
+		if err := n.broken(ctx); err != nil {
 			return err
 		}
 	}
@@ -250,7 +275,7 @@ func (n *session) watch(ctx context.Context, served <-chan error) error {
 
 // broken reports what the kubelet's side lacks. The kubelet does not dial a second time when its stream breaks, and
 // retries a refused registration at its own pace: a new socket makes it look at once.
-func (n *session) broken(ctx context.Context, started time.Time) error {
+func (n *session) broken(ctx context.Context) error {
 	n.mu.Lock()
 	idle, streamed, refused := n.streams == 0, n.streamed, n.refused
 	since := time.Since(n.since)
@@ -262,7 +287,7 @@ func (n *session) broken(ctx context.Context, started time.Time) error {
 		return errStreamOver
 	case idle && !streamed && n.byRegister && since > n.timing.Unwatched:
 		return fmt.Errorf("%w: it registered %s and never asked for its devices", errStreamOver, n.path)
-	case idle && !streamed && !n.byRegister && time.Since(started) > n.timing.Unwatched && n.kubeletListens(ctx):
+	case idle && !streamed && !n.byRegister && since > n.timing.Unwatched && n.kubeletListens(ctx):
 		return errUnwatched
 	}
 	return nil

@@ -32,6 +32,8 @@ type Kubelet struct {
 	Refuse  int    // this many registrations are refused
 	Deaf    bool   // the plugin watcher does nothing
 	Streams int    // how many streams it opens to a plugin; 0 is 1
+	// Slow is how long its plugin watcher takes before GetInfo, and again before ListAndWatch.
+	Slow time.Duration
 
 	mu     sync.Mutex
 	lists  map[string][]*deviceplugin.Device // by resource, the last one
@@ -39,11 +41,28 @@ type Kubelet struct {
 	calls  map[string]int                    // how often something was done
 	dialed map[string]uint64                 // sockets that were handled
 	given  map[string]string                 // by id: the resource as which a pod has it
+	pods   Pods
 	ctx    context.Context
 	cancel context.CancelFunc
 	server *grpc.Server
 	wg     sync.WaitGroup
 }
+
+// Pods is what the kubelet's podresources socket says.
+type Pods int
+
+// A kubelet knows all its pods, of which one is Pod; or it has just started and knows none yet; or it does not say.
+const (
+	AllPods Pods = iota
+	NoPodsYet
+	PodsNotTold
+)
+
+// Pod is a pod that has no devices, in Namespace: the plugin's own.
+const (
+	Namespace = "viaduct"
+	Pod       = "device-plugin-x7k2p"
+)
 
 // New makes a kubelet that is not started, in a folder of its own.
 func New(t *testing.T) *Kubelet {
@@ -144,9 +163,13 @@ func (k *Kubelet) pickUp(ctx context.Context, path string) {
 	k.check(err)
 	defer func() { _ = conn.Close() }()
 	client := registration.NewRegistrationClient(conn)
+	k.dawdle(ctx)
 	info, err := client.GetInfo(ctx, &registration.InfoRequest{})
-	if err != nil {
-		return // the socket went meanwhile
+	if err != nil { // the socket went meanwhile, or nobody listens on it yet: it is tried again, after half a second or more
+		k.mu.Lock()
+		k.calls["unanswered"]++
+		k.mu.Unlock()
+		return
 	}
 	if info.GetType() != registration.DevicePlugin || !slices.Contains(info.GetSupportedVersions(), deviceplugin.Version) {
 		k.t.Errorf("GetInfo: %v", info)
@@ -155,8 +178,16 @@ func (k *Kubelet) pickUp(ctx context.Context, path string) {
 		_, _ = client.NotifyRegistrationStatus(ctx, &registration.RegistrationStatus{Error: "not today"})
 		return
 	}
+	k.dawdle(ctx)
 	k.connect(ctx, info.GetName(), path)
 	_, _ = client.NotifyRegistrationStatus(ctx, &registration.RegistrationStatus{PluginRegistered: true})
+}
+
+func (k *Kubelet) dawdle(ctx context.Context) {
+	select {
+	case <-time.After(k.Slow):
+	case <-ctx.Done():
+	}
 }
 
 func (k *Kubelet) refuses() bool {
@@ -184,17 +215,32 @@ func (k *Kubelet) Register(_ context.Context, r *deviceplugin.RegisterRequest) (
 	return &deviceplugin.Empty{}, nil
 }
 
-// List is podresources: every device that Give gave, in a pod of its own.
+// List is podresources: every device that Give gave, in a pod of its own, and Pod.
 func (k *Kubelet) List(context.Context, *podresources.ListPodResourcesRequest) (*podresources.ListPodResourcesResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.calls["asked"]++
 	response := &podresources.ListPodResourcesResponse{}
+	switch k.pods {
+	case PodsNotTold:
+		return nil, status.Error(codes.Unavailable, "not today")
+	case NoPodsYet:
+		return response, nil
+	}
+	response.PodResources = append(response.PodResources, &podresources.PodResources{Namespace: Namespace, Name: Pod})
 	for id, resource := range k.given {
 		response.PodResources = append(response.PodResources, &podresources.PodResources{Containers: []*podresources.ContainerResources{
 			{Devices: []*podresources.ContainerDevices{{ResourceName: resource, DeviceIds: []string{id}}}},
 		}})
 	}
 	return response, nil
+}
+
+// Knows sets what podresources says from now on.
+func (k *Kubelet) Knows(p Pods) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.pods = p
 }
 
 // Give makes a pod have a device, as resource; empty: no pod has it any more.
@@ -263,7 +309,22 @@ func (k *Kubelet) Devices(resource string) map[string]string {
 	return devices
 }
 
-// Count is how often something was done: "refused", "registered" by call, or a resource's list received.
+// Nodes is what the kubelet knows of the NUMA nodes of a resource's devices, by id.
+func (k *Kubelet) Nodes(resource string) map[string][]int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	nodes := map[string][]int64{}
+	for _, d := range k.lists[resource] {
+		nodes[d.GetID()] = nil
+		for _, n := range d.GetTopology().GetNodes() {
+			nodes[d.GetID()] = append(nodes[d.GetID()], n.GetID())
+		}
+	}
+	return nodes
+}
+
+// Count is how often something was done: "refused", "registered" by call, "asked" for what pods have, or a resource's list
+// received.
 func (k *Kubelet) Count(what string) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -1,0 +1,330 @@
+package plugin_test
+
+import (
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	deviceplugin "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"github.com/viaduct-sriov/viaduct/internal/cdi"
+	"github.com/viaduct-sriov/viaduct/internal/devinfo"
+	"github.com/viaduct-sriov/viaduct/internal/plugin"
+	"github.com/viaduct-sriov/viaduct/internal/plugin/kubelettest"
+	"github.com/viaduct-sriov/viaduct/pkg/pci/pcitest"
+)
+
+func (f *fixture) allocate(t *testing.T, ids ...string) (*deviceplugin.ContainerAllocateResponse, error) {
+	t.Helper()
+	return f.allocateOf(t, 0, ids...)
+}
+
+// allocateOf asks the n-th resource's server, by name.
+func (f *fixture) allocateOf(t *testing.T, n int, ids ...string) (*deviceplugin.ContainerAllocateResponse, error) {
+	t.Helper()
+	kubelettest.Eventually(t, "there is a socket", func() bool { return f.set.Status()[n].Registered })
+	conn, err := kubelettest.Dial(f.set.Status()[n].Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	response, err := deviceplugin.NewDevicePluginClient(conn).Allocate(t.Context(), &deviceplugin.AllocateRequest{
+		ContainerRequests: []*deviceplugin.ContainerAllocateRequest{{DevicesIds: ids}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return response.GetContainerResponses()[0], nil
+}
+
+func nodes(r *deviceplugin.ContainerAllocateResponse) []string {
+	var nodes []string
+	for _, d := range r.GetDevices() {
+		nodes = append(nodes, d.GetHostPath()+" "+d.GetContainerPath()+" "+d.GetPermissions())
+	}
+	return nodes
+}
+
+type topics = map[string]map[string]string
+
+const vf0, vf1 = "0000:02:10.0", "0000:02:10.2"
+
+func TestAllocate(t *testing.T) {
+	tests := map[string]struct {
+		make   func(tree pcitest.Tree, dir string) // gets the VF's folder
+		device plugin.Device
+		nodes  []string
+		info   topics // beside generic
+		pci    devinfo.PCI
+	}{
+		"netdev": {},
+		"vfio, group and iommufd": {
+			make: func(tree pcitest.Tree, dir string) {
+				tree.Bind(vf0, "mlx5_vfio_pci")
+				tree.Write("sys/class/vfio/2020/dev", "240:0")
+				tree.Write("sys/class/misc/iommu/dev", "10:1")
+				tree.Write(dir+"/vfio-dev/vfio0/dev", "511:0")
+			},
+			nodes: []string{
+				"/dev/vfio/vfio /dev/vfio/vfio rw", "/dev/vfio/2020 /dev/vfio/2020 rw", "/dev/iommu /dev/iommu rw",
+				"/dev/vfio/devices/vfio0 /dev/vfio/devices/vfio0 rw",
+			},
+			info: topics{"vfio": {
+				"mount": "/dev/vfio/vfio", "dev-mount": "/dev/vfio/2020", "iommufd-mount": "/dev/iommu", "cdev-mount": "/dev/vfio/devices/vfio0",
+			}},
+		},
+		"vfio without IOMMU": {
+			make: func(tree pcitest.Tree, _ string) {
+				tree.Bind(vf0, "vfio-pci")
+				tree.Write("sys/kernel/iommu_groups/2020/name", "vfio-noiommu")
+				tree.Write("sys/class/vfio/noiommu-2020/dev", "240:0")
+			},
+			nodes: []string{"/dev/vfio/vfio /dev/vfio/vfio rw", "/dev/vfio/noiommu-2020 /dev/vfio/2020 rw"},
+			info:  topics{"vfio": {"mount": "/dev/vfio/vfio", "dev-mount": "/dev/vfio/2020"}},
+		},
+		"uio": {
+			make: func(tree pcitest.Tree, dir string) {
+				tree.Bind(vf0, "igb_uio")
+				tree.Write(dir+"/uio/uio3/dev", "1:1")
+			},
+			nodes: []string{"/dev/uio3 /dev/uio3 rw"},
+			info:  topics{"uio": {"mount": "/dev/uio3"}},
+		},
+		"RDMA": {
+			device: plugin.Device{RDMA: true},
+			make: func(tree pcitest.Tree, dir string) {
+				tree.Write(dir+"/infiniband/mlx5_7/node_type", "1: CA")
+				tree.Write(dir+"/infiniband_verbs/uverbs7/ibdev", "mlx5_7")
+				tree.Write(dir+"/infiniband_mad/umad7/ibdev", "mlx5_7")
+				tree.Write(dir+"/infiniband_mad/issm7/ibdev", "mlx5_7")
+				tree.Write("sys/class/misc/rdma_cm/dev", "10:1")
+			},
+			nodes: []string{
+				"/dev/infiniband/uverbs7 /dev/infiniband/uverbs7 rw", "/dev/infiniband/umad7 /dev/infiniband/umad7 rw",
+				"/dev/infiniband/issm7 /dev/infiniband/issm7 rw", "/dev/infiniband/rdma_cm /dev/infiniband/rdma_cm rw",
+			},
+			info: topics{"rdma": {
+				"rdma_dev": "mlx5_7", "uverbs": "/dev/infiniband/uverbs7", "umad": "/dev/infiniband/umad7",
+				"issm": "/dev/infiniband/issm7", "rdma_cm": "/dev/infiniband/rdma_cm",
+			}},
+			pci: devinfo.PCI{RDMADevice: "mlx5_7"},
+		},
+		"RDMA that nobody asked for": {
+			make: func(tree pcitest.Tree, dir string) {
+				tree.Write(dir+"/infiniband/mlx5_7/node_type", "1: CA")
+				tree.Write(dir+"/infiniband_verbs/uverbs7/ibdev", "mlx5_7")
+			},
+		},
+		"vhost": {
+			device: plugin.Device{VhostNet: true},
+			make:   func(tree pcitest.Tree, _ string) { tree.Write("sys/class/misc/vhost-net/dev", "10:238") },
+			nodes:  []string{"/dev/vhost-net /dev/vhost-net rw", "/dev/net/tun /dev/net/tun rw"},
+			info:   topics{"vhost": {"net-mount": "/dev/vhost-net", "tun-mount": "/dev/net/tun"}},
+			pci:    devinfo.PCI{VhostNet: "/dev/vhost-net"},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.kubelet.Start()
+			defer f.kubelet.Stop()
+			f.tree.AddIGB("02", "ens2", 4, 2)
+			if test.make != nil {
+				test.make(f.tree, f.tree.Dir(vf0))
+			}
+			test.device.ID, test.device.NUMANode = vf0, -1
+			f.offer(t, test.device)
+			got, err := f.allocate(t, vf0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.nodes, nodes(got)); diff != "" {
+				t.Errorf("device nodes (-want +got):\n%s", diff)
+			}
+			want := topics{"generic": {"deviceID": vf0}}
+			maps.Copy(want, test.info)
+			var info map[string]topics
+			if err := json.Unmarshal([]byte(got.GetEnvs()["PCIDEVICE_INTEL_COM_SRIOV_INFO"]), &info); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(map[string]topics{vf0: want}, info); diff != "" {
+				t.Errorf("info (-want +got):\n%s", diff)
+			}
+			test.pci.Address, test.pci.PFAddress = vf0, "0000:02:00.0"
+			f.hasDevInfo(t, devinfo.Info{Type: "pci", Version: "1.1.0", PCI: &test.pci})
+		})
+	}
+}
+
+// hasDevInfo compares the device-info file of VF 0.
+func (f *fixture) hasDevInfo(t *testing.T, want devinfo.Info) {
+	t.Helper()
+	path, err := f.devInfo.DevicePath(resource, vf0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := f.devInfo.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, info); diff != "" {
+		t.Errorf("device-info (-want +got):\n%s", diff)
+	}
+}
+
+// Two devices of one container share what they can, and are told apart in the environment.
+func TestAllocateTwo(t *testing.T) {
+	f := newFixture(t)
+	f.kubelet.Start()
+	defer f.kubelet.Stop()
+	f.bindVFIO()
+	f.set.Update(t.Context(), []plugin.Resource{{
+		Name: "intel.com/sriov-dpdk", Devices: []plugin.Device{device(vf0), device(vf1)},
+		AdditionalInfo: topics{"*": {"token": "all", "x": "y"}, vf0: {"token": "one"}},
+	}})
+	got, err := f.allocate(t, vf1, vf0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	envs := got.GetEnvs()
+	if len(envs) != 4 {
+		t.Errorf("environment: %v", envs)
+	}
+	for _, name := range []string{"PCIDEVICE_INTEL_COM_SRIOV-DPDK", "PCIDEVICE_INTEL_COM_SRIOV_DPDK"} {
+		if diff := cmp.Diff(vf1+","+vf0, envs[name]); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		var info map[string]topics
+		if err := json.Unmarshal([]byte(envs[name+"_INFO"]), &info); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]topics{
+			vf0: {
+				"generic": {"deviceID": vf0}, "extra": {"token": "one", "x": "y"},
+				"vfio": {"mount": "/dev/vfio/vfio", "dev-mount": "/dev/vfio/2020"},
+			},
+			vf1: {
+				"generic": {"deviceID": vf1}, "extra": {"token": "all", "x": "y"},
+				"vfio": {"mount": "/dev/vfio/vfio", "dev-mount": "/dev/vfio/2021"},
+			},
+		}
+		if diff := cmp.Diff(want, info); diff != "" {
+			t.Errorf("%s_INFO (-want +got):\n%s", name, diff)
+		}
+	}
+	want := []string{"/dev/vfio/vfio /dev/vfio/vfio rw", "/dev/vfio/2021 /dev/vfio/2021 rw", "/dev/vfio/2020 /dev/vfio/2020 rw"}
+	if diff := cmp.Diff(want, nodes(got)); diff != "" {
+		t.Errorf("device nodes (-want +got):\n%s", diff)
+	}
+}
+
+func (f *fixture) bindVFIO() {
+	f.tree.AddIGB("02", "ens2", 4, 2)
+	f.tree.Bind(vf0, "vfio-pci")
+	f.tree.Bind(vf1, "vfio-pci")
+	f.tree.Write("sys/class/vfio/2020/dev", "240:0")
+	f.tree.Write("sys/class/vfio/2021/dev", "240:1")
+}
+
+// By CDI, a container may have devices of two pools, and of one that needs no node.
+func TestAllocateByCDI(t *testing.T) {
+	f := newFixture(t)
+	dir := &cdi.Dir{Root: filepath.Join(t.TempDir(), "cdi")}
+	claimed := map[string][]string{}
+	f.set = plugin.NewSet(plugin.Config{
+		RegistryDir: f.kubelet.Registry(), DevicePluginDir: f.kubelet.Plugins(), Root: f.tree.Root, DevInfo: f.devInfo, CDI: dir,
+		Log: slog.New(slog.DiscardHandler), Timing: plugin.Timing{Look: 5 * time.Millisecond},
+		Allocating: func(resource string, ids []string) {
+			if left, _ := filepath.Glob(dir.Root + "/*" + ids[0] + "*"); left != nil {
+				t.Errorf("written before it is claimed: %v", left)
+			}
+			claimed[resource] = ids
+		},
+	})
+	t.Cleanup(f.set.Close)
+	f.kubelet.Start()
+	defer f.kubelet.Stop()
+	f.bindVFIO()
+	f.tree.AddIGB("03", "ens3", 10, 1)
+	const netdev = "0000:03:10.0"
+	f.set.Update(t.Context(), []plugin.Resource{
+		{Name: "intel.com/a", Devices: []plugin.Device{device(vf0)}},
+		{Name: "intel.com/b", Devices: []plugin.Device{device(vf1)}},
+		{Name: "intel.com/c", Devices: []plugin.Device{device(netdev)}},
+	})
+	for n, want := range []struct {
+		id    string
+		names []string
+	}{
+		{vf0, []string{"viaduct-sriov.github.io/device=intel.com_a-0000:02:10.0"}},
+		{vf1, []string{"viaduct-sriov.github.io/device=intel.com_b-0000:02:10.2"}},
+		{netdev, nil},
+	} {
+		got, err := f.allocateOf(t, n, want.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, d := range got.GetCdiDevices() {
+			names = append(names, d.GetName())
+		}
+		if diff := cmp.Diff(want.names, names); diff != "" {
+			t.Errorf("CDI devices (-want +got):\n%s", diff)
+		}
+		if len(got.GetDevices()) > 0 || len(got.GetEnvs()) != 2 {
+			t.Errorf("answer: %v", got)
+		}
+	}
+	if diff := cmp.Diff(map[string][]string{"intel.com/a": {vf0}, "intel.com/b": {vf1}, "intel.com/c": {netdev}}, claimed); diff != "" {
+		t.Errorf("claimed (-want +got):\n%s", diff)
+	}
+	files, err := filepath.Glob(dir.Root + "/*")
+	if err != nil || len(files) != 2 {
+		t.Errorf("specifications: %v, %v, want two", files, err)
+	}
+}
+
+func TestAllocateRefuses(t *testing.T) {
+	f := newFixture(t)
+	f.kubelet.Start()
+	defer f.kubelet.Stop()
+	f.tree.AddIGB("02", "ens2", 4, 2)
+	f.tree.Bind("0000:02:10.2", "vfio-pci") // and no node for it
+	sick := device("0000:02:10.0")
+	sick.Unhealthy = "no driver is bound to it"
+	f.tree.AddIGB("03", "ens3", 10, 4)
+	f.tree.Bind("0000:03:10.0", "uio_pci_generic") // and no node for it
+	rdma, vhost := device("0000:03:10.2"), device("0000:03:10.4")
+	rdma.RDMA, vhost.VhostNet = true, true
+	f.offer(t, sick, device("0000:02:10.2"), device("0000:02:10.4"), device("0000:03:10.0"), rdma, vhost, device("nonsense"))
+	tests := map[string]struct {
+		id   string
+		code codes.Code
+		text string
+	}{
+		"unknown":          {"0000:99:10.0", codes.NotFound, "0000:99:10.0"},
+		"unhealthy":        {"0000:02:10.0", codes.FailedPrecondition, "no driver is bound to it"},
+		"without its node": {"0000:02:10.2", codes.Internal, "no vfio node"},
+		"without uio node": {"0000:03:10.0", codes.Internal, "no uio node"},
+		"without RDMA":     {"0000:03:10.2", codes.Internal, "no RDMA device"},
+		"without vhost":    {"0000:03:10.4", codes.Internal, "load the module vhost_net"},
+		"empty":            {"", codes.NotFound, `no device ""`},
+		"no address":       {"nonsense", codes.Internal, "nonsense"},
+		"gone":             {"0000:02:10.4", codes.Internal, "no such PCI device"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := f.allocate(t, test.id)
+			if status.Code(err) != test.code || !strings.Contains(err.Error(), test.text) {
+				t.Errorf("got %v, want %s with %q", err, test.code, test.text)
+			}
+		})
+	}
+}
