@@ -15,6 +15,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/viaduct-sriov/viaduct/internal/cdi"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
@@ -108,6 +109,23 @@ func TestWritableHostPaths(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// CDI is a right of its own: the overlay adds the folder and the flag to the container that is there, and nothing else.
+func TestCDIOverlay(t *testing.T) {
+	ds := decode[appsv1.DaemonSet](t, string(read(t, "overlays/cdi/device-plugin.yaml")))
+	var container corev1.Container
+	for _, c := range daemonSets(t)["device-plugin"].Spec.Template.Spec.Containers {
+		container.Name = c.Name
+	}
+	container.Args = []string{"-use-cdi"}
+	container.VolumeMounts = []corev1.VolumeMount{{Name: "cdi", MountPath: cdi.DefaultRoot}}
+	if d := cmp.Diff([]corev1.Container{container}, ds.Spec.Template.Spec.Containers); d != "" {
+		t.Error(d)
+	}
+	if v := ds.Spec.Template.Spec.Volumes; len(v) != 1 || v[0].HostPath == nil || v[0].HostPath.Path != cdi.DefaultRoot {
+		t.Errorf("volumes: %+v", v)
 	}
 }
 

@@ -33,7 +33,7 @@ func dryRun(ctx context.Context, o *options, stdout io.Writer, log *slog.Logger)
 	var held map[string]string
 	if filepath.Clean(o.root) != "/" {
 		links = nil
-	} else if held, err = o.holder().Held(ctx); err != nil {
+	} else if held, _, err = o.holder().Held(ctx); err != nil {
 		log.Info("it is not known what pods have: this is what there would be without them", "err", err)
 	}
 	devices, err := inventory.Once(o.root, links)

@@ -53,7 +53,10 @@ func (o *options) configFile() *offer.ConfigFile {
 }
 
 func (o *options) holder() offer.PodResources {
-	return offer.PodResources{Socket: filepath.Join(o.kubeletRoot, "pod-resources", "kubelet.sock")}
+	return offer.PodResources{
+		Socket:  filepath.Join(o.kubeletRoot, "pod-resources", "kubelet.sock"),
+		Kubelet: filepath.Join(o.devicePluginDir, "kubelet.sock"), Namespace: o.podNamespace, Pod: o.podName,
+	}
 }
 
 // serve runs until ctx ends. Nothing that happens on the node ends it earlier; only a metrics address that is taken does.
@@ -63,15 +66,12 @@ func serve(ctx context.Context, o *options, log *slog.Logger) error {
 	of := &offer.Offer{
 		Config: o.configFile(), Inventory: devices, Log: log, Reload: reload,
 		Holder: o.holder(),
+		DevInfo: devinfo.Dir{Root: o.devInfoDir}, CDI: o.cdi,
 	}
 	metrics := offer.NewMetrics(of, devices)
 	of.Set = plugin.NewSet(plugin.Config{
 		RegistryDir: filepath.Join(o.kubeletRoot, "plugins_registry"), DevicePluginDir: o.devicePluginDir, Root: o.root,
-		DevInfo: devinfo.Dir{Root: o.devInfoDir}, Log: log,
-		Allocated: func(resource string, ids []string, took time.Duration, err error) {
-			of.Allocated(resource, ids, took, err)
-			metrics.Allocated(resource, ids, took, err)
-		},
+		DevInfo: of.DevInfo, CDI: of.CDI, Log: log, Allocating: of.Allocating, Allocated: metrics.Allocated,
 	})
 
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -85,7 +85,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) error {
 	wg.Go(func() { hangups(ctx, reload) })
 	wg.Go(func() { devices.Run(ctx) })
 	wg.Go(func() { of.Run(ctx) })
-	log.Info("started", "root", o.root, "config", o.config, "kubelet", o.kubeletRoot, "metrics", o.metrics)
+	log.Info("started", "root", o.root, "config", o.config, "kubelet", o.kubeletRoot, "metrics", o.metrics, "cdi", o.cdi != nil)
 	wg.Wait()
 	of.Set.Close() //nolint:contextcheck // ctx has ended: stopping is what is left to do
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {

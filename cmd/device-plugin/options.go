@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"github.com/viaduct-sriov/viaduct/internal/cdi"
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
 )
@@ -37,6 +38,8 @@ type options struct {
 	config, prefix, nodeName    string
 	root, kubeletRoot           string
 	devicePluginDir, devInfoDir string
+	podNamespace, podName       string
+	cdi                         *cdi.Dir // nil: not used
 	metrics                     string
 	level                       slog.Level
 	dryRun                      bool
@@ -45,9 +48,9 @@ type options struct {
 }
 
 func parseOptions(args []string, getenv func(string) string, stderr io.Writer) (*options, error) {
-	o := &options{}
-	var logDir string
-	var cdi bool
+	o := &options{podNamespace: getenv("POD_NAMESPACE"), podName: getenv("POD_NAME")}
+	var logDir, cdiDir string
+	var useCDI bool
 	fs := flag.NewFlagSet("device-plugin", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() {
@@ -64,7 +67,8 @@ func parseOptions(args []string, getenv func(string) string, stderr io.Writer) (
 	fs.StringVar(&o.metrics, "metrics-address", "127.0.0.1:9808", "`address` for /metrics, /healthz and /readyz; empty for none")
 	fs.Func("log-level", "debug, info, warn or error; or a `level` of the older device plugin (panic, fatal, warning)", o.setLevel)
 	fs.StringVar(&logDir, "log-dir", "", "ignored: the log goes to standard error")
-	fs.BoolVar(&cdi, "use-cdi", false, "hand out device nodes by CDI specifications instead of in the answer to the kubelet")
+	fs.BoolVar(&useCDI, "use-cdi", false, "hand out device nodes by CDI specifications instead of in the answer to the kubelet")
+	fs.StringVar(&cdiDir, "cdi-dir", cdi.DefaultRoot, "`folder` for CDI specifications, one of those where the container runtime looks")
 	fs.BoolVar(&o.dryRun, "dry-run", false, "show what would be offered, and exit")
 	fs.StringVar(&o.output, "o", "text", "`format` of -dry-run: text or json")
 	if err := fs.Parse(args); err != nil {
@@ -73,8 +77,8 @@ func parseOptions(args []string, getenv func(string) string, stderr io.Writer) (
 	if logDir != "" {
 		o.notices = append(o.notices, "-log-dir is ignored: the log goes to standard error")
 	}
-	if cdi {
-		o.notices = append(o.notices, "-use-cdi is not there yet: device nodes go into the answer to the kubelet")
+	if useCDI {
+		o.cdi = &cdi.Dir{Root: cdiDir}
 	}
 	switch {
 	case fs.NArg() > 0:

@@ -3,8 +3,7 @@ package offer
 import (
 	"context"
 	"fmt"
-	"maps"
-	"sync"
+	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -12,33 +11,46 @@ import (
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
 )
 
-// A Holder knows which devices pods have, by id, and as which resource.
+// A Holder knows which devices pods have.
 type Holder interface {
-	Held(ctx context.Context) (map[string]string, error)
+	// Held gives the devices by id, and as which resource a pod has them. complete says that these are all: what is not
+	// there, no pod has.
+	Held(ctx context.Context) (held map[string]string, complete bool, err error)
+	// Up reports whether whoever knows is there at all.
+	Up(ctx context.Context) bool
 }
 
 // PodResources asks the kubelet at its podresources socket.
-type PodResources struct{ Socket string }
+type PodResources struct {
+	Socket string
+	// Kubelet is the socket for registrations, which is there when the kubelet can give devices to pods.
+	Kubelet string
+	// Namespace and Pod name the pod that this program runs in; empty: it is not known.
+	Namespace, Pod string
+}
 
 // maxAnswer is what the kubelet's own client takes: the answer has every pod of the node.
 const maxAnswer = 16 << 20
 
-// Held lists the devices that the kubelet has given to pods.
-func (p PodResources) Held(ctx context.Context) (map[string]string, error) {
+// Held lists the devices that the kubelet has given to pods. A kubelet that just started answers before it knows its pods:
+// first none, then the static ones, and all others at once when it has them from the API server. So the answer is complete
+// when our own pod is in it; where that is not known, when any is.
+func (p PodResources) Held(ctx context.Context) (held map[string]string, complete bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	conn, err := grpc.NewClient("unix:"+p.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
-		return nil, fmt.Errorf("dial the kubelet: %w", err)
+		return nil, false, fmt.Errorf("dial the kubelet: %w", err)
 	}
 	defer func() { _ = conn.Close() }() // one call was made on it, and answered
 	list, err := podresources.NewPodResourcesListerClient(conn).List(ctx, &podresources.ListPodResourcesRequest{})
 	if err != nil {
-		return nil, fmt.Errorf("ask the kubelet at %s which devices pods have: %w", p.Socket, err)
+		return nil, false, fmt.Errorf("ask the kubelet at %s which devices pods have: %w", p.Socket, err)
 	}
-	held := map[string]string{}
+	held = map[string]string{}
 	for _, pod := range list.GetPodResources() {
+		complete = complete || p.Pod == "" || pod.GetName() == p.Pod && pod.GetNamespace() == p.Namespace
 		for _, container := range pod.GetContainers() {
 			for _, devices := range container.GetDevices() {
 				for _, id := range devices.GetDeviceIds() {
@@ -47,50 +59,17 @@ func (p PodResources) Held(ctx context.Context) (map[string]string, error) {
 			}
 		}
 	}
-	return held, nil
+	return held, complete, nil
 }
 
-// recent remembers allocations that the kubelet does not list yet: it answers podresources from what it has recorded,
-// which comes after Allocate.
-type recent struct {
-	mu  sync.Mutex
-	ids map[string]allocation
-}
-
-type allocation struct {
-	resource string
-	at       time.Time
-}
-
-const recentFor = time.Minute
-
-func (r *recent) note(resource string, ids []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ids == nil {
-		r.ids = map[string]allocation{}
+// Up tells a kubelet that runs from one that does not: its socket outlives a kill.
+func (p PodResources) Up(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", p.Kubelet)
+	if err != nil {
+		return false
 	}
-	for _, id := range ids {
-		r.ids[id] = allocation{resource, time.Now()}
-	}
-}
-
-// over adds the recent allocations to what the kubelet says.
-func (r *recent) over(held map[string]string) map[string]string {
-	all := maps.Clone(held)
-	if all == nil {
-		all = map[string]string{}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for id, a := range r.ids {
-		if time.Since(a.at) > recentFor {
-			delete(r.ids, id)
-			continue
-		}
-		if _, known := all[id]; !known {
-			all[id] = a.resource
-		}
-	}
-	return all
+	_ = conn.Close() // nothing was sent on it
+	return true
 }

@@ -71,7 +71,7 @@ func ping(ctx context.Context, socket string) error {
 // since the last good one is in force, but it is told.
 func (o *Offer) readiness() (lines []string, ready bool) {
 	s := o.Status()
-	ready = s.Generation > 0 && s.Scanned
+	ready = s.Offering
 	if s.Generation == 0 {
 		lines = append(lines, "configuration: none in force")
 	} else {
@@ -80,8 +80,13 @@ func (o *Offer) readiness() (lines []string, ready bool) {
 	if s.Problem != "" {
 		lines = append(lines, "configuration as it is now: "+strings.ReplaceAll(s.Problem, "\n", "\n  "))
 	}
-	if !s.Scanned {
-		lines = append(lines, "devices: not looked at yet")
+	if !ready {
+		lines = append(lines, "waiting for "+cmp.Or(s.Waiting, "the first look at the devices"))
+	}
+	for _, r := range s.Resources {
+		if len(r.Devices) == 0 {
+			lines = append(lines, r.Name+": no device is in the pool")
+		}
 	}
 	for _, r := range o.Set.Status() {
 		if r.Registered {

@@ -15,6 +15,10 @@ var (
 	devicesDesc = prometheus.NewDesc(namespace+"devices",
 		"Devices that the kubelet is offered, by pool, PF and health; reason is empty for healthy ones.",
 		[]string{"resource", "pf", "health", "reason"}, nil)
+	poolDesc = prometheus.NewDesc(namespace+"pool_devices",
+		"Devices in each pool of the configuration in force; 0 if nothing matches.", []string{"resource"}, nil)
+	claimedDesc = prometheus.NewDesc(namespace+"claimed_devices",
+		"Devices of each pool that pods have.", []string{"resource"}, nil)
 	registeredDesc = prometheus.NewDesc(namespace+"registered",
 		"1 if the kubelet watches the pool's devices.", []string{"resource"}, nil)
 	scansDesc = prometheus.NewDesc(namespace+"scans_total",
@@ -25,8 +29,8 @@ var (
 		"Duration of the last full scan.", nil, nil)
 	generationDesc = prometheus.NewDesc(namespace+"config_generation",
 		"Number of configurations that came into force; 0 while there is none.", nil, nil)
-	faultyDesc = prometheus.NewDesc(namespace+"config_faulty",
-		"1 if the configuration file as it is now is faulty or missing, so that an older one is in force.", nil, nil)
+	faultsDesc = prometheus.NewDesc(namespace+"config_faults",
+		"Things wrong with the configuration file as it is now, so that an older one is in force; 1 if it is missing.", nil, nil)
 )
 
 // Metrics are what a monitoring system wants to know. Most of it is collected when it asks.
@@ -63,7 +67,9 @@ func (m *Metrics) Allocated(resource string, _ []string, took time.Duration, err
 
 // Describe and Collect make Metrics a prometheus.Collector.
 func (m *Metrics) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{devicesDesc, registeredDesc, scansDesc, lostDesc, scanSecondsDesc, generationDesc, faultyDesc} {
+	for _, d := range []*prometheus.Desc{
+		devicesDesc, poolDesc, claimedDesc, registeredDesc, scansDesc, lostDesc, scanSecondsDesc, generationDesc, faultsDesc,
+	} {
 		descs <- d
 	}
 	m.allocations.Describe(descs)
@@ -75,6 +81,8 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	status := m.offer.Status()
 	for _, r := range status.Resources {
 		collectDevices(out, r)
+		gauge(out, poolDesc, float64(len(r.Devices)), r.Name)
+		gauge(out, claimedDesc, float64(m.offer.claims.of(r.Name)), r.Name)
 	}
 	for _, s := range m.offer.Set.Status() {
 		gauge(out, registeredDesc, oneIf(s.Registered), s.Resource)
@@ -85,7 +93,7 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	counter(out, lostDesc, float64(stats.Lost))
 	gauge(out, scanSecondsDesc, stats.LastScan.Seconds())
 	gauge(out, generationDesc, float64(status.Generation))
-	gauge(out, faultyDesc, oneIf(status.Problem != ""))
+	gauge(out, faultsDesc, float64(status.Faults))
 	m.allocations.Collect(out)
 	m.latency.Collect(out)
 }

@@ -4,12 +4,13 @@ package offer
 
 import (
 	"context"
+	"errors"
 	"log/slog"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/viaduct-sriov/viaduct/internal/cdi"
+	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/inventory"
 	"github.com/viaduct-sriov/viaduct/internal/plugin"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
@@ -33,36 +34,42 @@ type Offer struct {
 	// Look is the time between two looks at the configuration, and a fifth of that between two rounds that no change
 	// asked for; default 2 s.
 	Look time.Duration
+	// Patience is how long a kubelet that runs may take at the start to say what pods have; default 10 s. Until then nothing
+	// is offered: a device that a pod has could be given to a second one.
+	Patience time.Duration
+	// Settle is how long a device must be missing in what the kubelet says that pods have until it is free; default 30 s.
+	Settle time.Duration
 	// Grace is how long a device that is gone stays in the kubelet's list, as unhealthy, though no pod has it; default
 	// 2 min. VFs that are made anew within it leave no gap.
 	Grace time.Duration
 
-	recent   recent
+	// DevInfo and CDI are where files of devices are removed when those are free; CDI nil: there are none.
+	DevInfo devinfo.Dir
+	CDI     *cdi.Dir
+
+	claims   claims
 	profiles inventory.Profiles
 
 	// What only the goroutine of Run uses.
-	last   map[string]member // by id: the devices of the last round
-	served map[string]bool   // resources that had a device once
-	held   map[string]string
+	last    map[string]member // by id: the devices of the last round
+	served  map[string]bool   // resources that had a device once
+	open    bool              // what pods have is known, or nobody will tell
+	waiting time.Time         // since when a kubelet that runs does not tell; zero: there is none
+	reasons reasons
 
 	mu     sync.Mutex
 	status Status
 }
 
-// A member is a device in a pool.
-type member struct {
-	resource string
-	device   plugin.Device
-	gone     time.Time // zero: it is there
-}
-
 // Status is what Run did so far.
 type Status struct {
-	Generation int    // of the configuration; 0: none is in force
-	ConfigFile string // where it is
-	Problem    string // with the configuration as it is now; empty: none
-	Scanned    bool   // the inventory has been taken
-	Resources  []plugin.Resource
+	Generation int               // of the configuration; 0: none is in force
+	ConfigFile string            // where it is
+	Problem    string            // with the configuration as it is now; empty: none
+	Faults     int               // how many things are wrong with it
+	Offering   bool              // there was a round that offered what there is
+	Waiting    string            // what it waits for while it does not
+	Resources  []plugin.Resource // one for each pool, offered or not
 }
 
 // Status reports on the last round.
@@ -72,21 +79,14 @@ func (o *Offer) Status() Status {
 	return o.status
 }
 
-// Allocated is to be told of each allocation: see plugin.Config.
-func (o *Offer) Allocated(resource string, ids []string, _ time.Duration, err error) {
-	if err == nil {
-		o.recent.note(resource, ids)
-	}
+// Allocating is to be told of each allocation before anything is written for it: see plugin.Config.
+func (o *Offer) Allocating(resource string, ids []string) {
+	o.claims.allocate(resource, ids, time.Now())
 }
 
 // Run goes its rounds until ctx ends.
 func (o *Offer) Run(ctx context.Context) {
-	if o.Look == 0 {
-		o.Look = 2 * time.Second
-	}
-	if o.Grace == 0 {
-		o.Grace = 2 * time.Minute
-	}
+	o.setDefaults()
 	o.profiles.Log = o.Log
 	o.last, o.served = map[string]member{}, map[string]bool{}
 	o.refresh(false)
@@ -103,7 +103,7 @@ func (o *Offer) Run(ctx context.Context) {
 			o.Log.Info("read the configuration again, as asked")
 			round = o.refresh(true)
 		case <-ticker.C:
-			round = o.refresh(false) || looks%5 == 0
+			round = o.refresh(false) || looks%5 == 0 || !o.open
 		}
 		if round {
 			o.round(ctx)
@@ -111,111 +111,100 @@ func (o *Offer) Run(ctx context.Context) {
 	}
 }
 
+func (o *Offer) setDefaults() {
+	for field, value := range map[*time.Duration]time.Duration{
+		&o.Look: 2 * time.Second, &o.Patience: 10 * time.Second, &o.Settle: 30 * time.Second, &o.Grace: 2 * time.Minute,
+	} {
+		if *field == 0 {
+			*field = value
+		}
+	}
+	o.claims.settle = o.Settle
+}
+
 func (o *Offer) refresh(force bool) bool {
 	changed := o.Config.refresh(o.Log, force)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.status.Generation, o.status.ConfigFile, o.status.Problem = o.Config.generation, o.Config.file, ""
+	o.status.Faults = 0
 	if o.Config.problem != nil {
-		o.status.Problem = o.Config.problem.Error()
+		o.status.Problem, o.status.Faults = o.Config.problem.Error(), 1
+		if faults, ok := errors.AsType[pool.Faults](o.Config.problem); ok {
+			o.status.Faults = len(faults)
+		}
 	}
 	return changed
 }
 
 func (o *Offer) round(ctx context.Context) {
+	now := time.Now()
+	o.ask(ctx, now)
 	devices, scanned := o.Inventory.Devices()
-	if !scanned || o.Config.inForce == nil {
+	waiting := ""
+	switch {
+	case o.Config.inForce == nil:
+		waiting = "a configuration"
+	case !scanned:
+		waiting = "the first look at the devices"
+	case !o.open:
+		waiting = "the kubelet to say which devices pods have"
+	}
+	if waiting != "" {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.status.Waiting = waiting
 		return
 	}
 	if o.Config.inForce.AsksForDDP() {
 		devices = o.profiles.Fill(devices)
 	}
-	resources := o.assign(o.Config.inForce, devices, o.ask(ctx), time.Now())
-	o.Set.Update(ctx, resources)
+	held := o.claims.held()
+	resources := o.assign(o.Config.inForce, devices, held, now)
+	o.explain(ctx, o.Config.inForce, devices, held, resources)
+	o.Set.Update(ctx, o.offered(resources))
+	o.claims.sweep(now, o.sweep)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.status.Scanned, o.status.Resources = true, resources
+	o.status.Offering, o.status.Waiting, o.status.Resources = true, "", resources
 }
 
-// ask reads what pods have. A kubelet that does not answer has given nothing since it last did.
-func (o *Offer) ask(ctx context.Context) map[string]string {
-	if o.Holder != nil {
-		held, err := o.Holder.Held(ctx)
-		if err == nil {
-			o.held = held
-		} else {
-			o.Log.Debug("pods' devices are not known anew", "err", err)
-		}
+// ask reads what pods have. A kubelet that does not answer, or does not know yet, has taken nothing from them.
+func (o *Offer) ask(ctx context.Context, now time.Time) {
+	if o.Holder == nil {
+		o.open = true
+		return
 	}
-	return o.recent.over(o.held)
+	held, complete, err := o.Holder.Held(ctx)
+	if err != nil {
+		o.Log.Debug("pods' devices are not known anew", "err", err)
+	}
+	o.claims.answered(held, complete, now)
+	switch {
+	case o.open:
+	case complete:
+		o.open = true
+	case !o.Holder.Up(ctx):
+		o.waiting = time.Time{} // nobody is there to offer anything to
+	case o.waiting.IsZero():
+		o.waiting = now
+	case now.Sub(o.waiting) > o.Patience:
+		o.open = true
+		o.Log.Warn("the kubelet does not say which devices pods have; offer them without: those of pods may change pools",
+			"waited", now.Sub(o.waiting), "err", err)
+	}
 }
 
-// assign makes the resources of a round.
-func (o *Offer) assign(c *pool.Config, devices []*inventory.Device, held map[string]string, now time.Time) []plugin.Resource {
-	resources := make([]plugin.Resource, len(c.Pools))
-	index := make(map[string]int, len(c.Pools))
-	for i := range c.Pools {
-		p := &c.Pools[i]
-		resources[i] = plugin.Resource{
-			Name: p.Resource, ExcludeTopology: p.ExcludeTopology, Spread: p.Spread, AdditionalInfo: p.AdditionalInfo,
+// offered leaves out pools that never had a device: a node that matches nothing serves nothing.
+func (o *Offer) offered(all []plugin.Resource) []plugin.Resource {
+	var some []plugin.Resource
+	for _, r := range all {
+		if len(r.Devices) > 0 {
+			o.served[r.Name] = true
 		}
-		index[p.Resource] = i
-	}
-	members := o.present(c, devices, held)
-	o.keepGone(members, devices, index, held, now)
-	for _, m := range members {
-		i := index[m.resource]
-		resources[i].Devices = append(resources[i].Devices, m.device)
-		o.served[m.resource] = true
-	}
-	o.last = members
-	// A pool without a device is not offered before it has one: a node that matches nothing serves nothing.
-	resources = slices.DeleteFunc(resources, func(r plugin.Resource) bool { return !o.served[r.Name] })
-	for i := range resources {
-		slices.SortFunc(resources[i].Devices, func(a, b plugin.Device) int { return strings.Compare(a.ID, b.ID) })
-	}
-	return resources
-}
-
-// present gives the devices that there are to their pools.
-func (o *Offer) present(c *pool.Config, devices []*inventory.Device, held map[string]string) map[string]member {
-	candidates := make([]*pool.Device, len(devices))
-	for i, d := range devices {
-		candidates[i] = &d.Device
-	}
-	members := map[string]member{}
-	for i, p := range pool.Assign(c, candidates, held) {
-		if p < 0 {
-			continue
-		}
-		pl, d := &c.Pools[p], devices[i]
-		m := member{resource: pl.Resource, device: plugin.Device{ID: d.ID, Unhealthy: unhealthyIn(pl, d), NUMANode: d.NUMANode, PF: d.PF}}
-		if s := pl.Selector(&d.Device); s != nil {
-			m.device.RDMA, m.device.VhostNet = s.IsRDMA, s.NeedVhostNet
-		} else if was := o.last[d.ID]; was.resource == m.resource {
-			m.device.RDMA, m.device.VhostNet = was.device.RDMA, was.device.VhostNet
-		}
-		members[d.ID] = m
-	}
-	return members
-}
-
-// keepGone adds the devices that are no longer there, as unhealthy: as long as a pod has them, and otherwise for a while.
-func (o *Offer) keepGone(members map[string]member, devices []*inventory.Device, pools map[string]int, held map[string]string, now time.Time) {
-	here := make(map[string]bool, len(devices)) // not only the members: a pool may have stopped taking a device
-	for _, d := range devices {
-		here[d.ID] = true
-	}
-	for id, m := range o.last {
-		if _, offered := pools[m.resource]; here[id] || !offered {
-			continue
-		}
-		if m.gone.IsZero() {
-			m.gone = now
-		}
-		if held[id] == m.resource || now.Sub(m.gone) < o.Grace {
-			m.device.Unhealthy = "it is gone from the PCI bus"
-			members[id] = m
+		if o.served[r.Name] {
+			some = append(some, r)
 		}
 	}
+	return some
 }

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/viaduct-sriov/viaduct/internal/cdi"
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/inventory"
 	"github.com/viaduct-sriov/viaduct/internal/offer"
@@ -37,8 +38,13 @@ type node struct {
 	kubelet *kubelettest.Kubelet
 	offer   *offer.Offer
 	config  string // the folder
+	files   string // the folder of the devices' files
+	stop    func() // ends the offer
 	log     *syncBuffer
 	reload  chan struct{}
+
+	inventory offer.Inventory // the node itself, unless a test wants one that looks by itself
+	patience  time.Duration   // for the kubelet to say what pods have
 
 	changed chan struct{}
 	mu      sync.Mutex
@@ -66,37 +72,59 @@ func (n *node) look() {
 	n.changed <- struct{}{}
 }
 
-// newNode makes a node with a PF of two VFs and this configuration, and starts the offer.
+// newNode makes a node with a PF of two VFs and this configuration, and starts kubelet and offer.
 func newNode(t *testing.T, config string) *node {
-	n := &node{
-		t: t, tree: pcitest.New(t), kubelet: kubelettest.New(t), config: t.TempDir(), log: &syncBuffer{},
-		changed: make(chan struct{}), reload: make(chan struct{}),
-	}
-	n.tree.AddIGB("02", "ens2", 4, 2)
-	n.configure(config)
+	n := prepareNode(t, config)
 	n.kubelet.Start()
 	t.Cleanup(n.kubelet.Stop)
-	log := slog.New(slog.NewTextHandler(n.log, nil))
+	n.start()
+	return n
+}
+
+// prepareNode starts neither.
+func prepareNode(t *testing.T, config string) *node {
+	n := &node{
+		t: t, tree: pcitest.New(t), kubelet: kubelettest.New(t), config: t.TempDir(), files: t.TempDir(), log: &syncBuffer{},
+		changed: make(chan struct{}), reload: make(chan struct{}), patience: time.Hour,
+	}
+	n.inventory = n
+	n.tree.AddIGB("02", "ens2", 4, 2)
+	n.configure(config)
+	return n
+}
+
+// start starts a new offer, which knows nothing of an earlier one.
+func (n *node) start() {
+	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.offer = &offer.Offer{
 		Config:    &offer.ConfigFile{Path: filepath.Join(n.config, "config.json"), Node: "node1", Prefix: "intel.com"},
-		Inventory: n, Log: log, Reload: n.reload, Look: 5 * time.Millisecond, Grace: time.Hour,
-		Holder: offer.PodResources{Socket: filepath.Join(n.kubelet.Dir, "pod-resources", "kubelet.sock")},
+		Inventory: n.inventory, Log: log, Reload: n.reload, Look: 5 * time.Millisecond, Grace: time.Hour,
+		Patience: n.patience, Settle: 20 * time.Millisecond,
+		DevInfo: devinfo.Dir{Root: filepath.Join(n.files, "devinfo")}, CDI: &cdi.Dir{Root: filepath.Join(n.files, "cdi")},
+		Holder: offer.PodResources{
+			Socket:  filepath.Join(n.kubelet.Dir, "pod-resources", "kubelet.sock"),
+			Kubelet: filepath.Join(n.kubelet.Plugins(), "kubelet.sock"), Namespace: kubelettest.Namespace, Pod: kubelettest.Pod,
+		},
 	}
 	n.offer.Set = plugin.NewSet(plugin.Config{
 		RegistryDir: n.kubelet.Registry(), DevicePluginDir: n.kubelet.Plugins(), Root: n.tree.Root,
-		DevInfo: devinfo.Dir{Root: t.TempDir()}, Log: log, Timing: plugin.Timing{Look: 5 * time.Millisecond},
-		Allocated: n.offer.Allocated,
+		DevInfo: n.offer.DevInfo, CDI: n.offer.CDI, Log: log,
+		Timing:     plugin.Timing{Look: 5 * time.Millisecond, FirstPause: 5 * time.Millisecond, Reconnect: 50 * time.Millisecond},
+		Allocating: n.offer.Allocating,
 	})
-	ctx, cancel := context.WithCancel(t.Context())
+	o := n.offer
+	ctx, cancel := context.WithCancel(n.t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		n.offer.Run(ctx)
-		n.offer.Set.Close()
+		o.Run(ctx)
+		o.Set.Close()
 	}()
-	t.Cleanup(func() { cancel(); <-done })
-	n.look()
-	return n
+	n.stop = sync.OnceFunc(func() { cancel(); <-done })
+	n.t.Cleanup(n.stop)
+	if n.inventory == n {
+		n.look()
+	}
 }
 
 // configure swaps the configuration as a mounted ConfigMap does: by rename.
@@ -150,58 +178,44 @@ const (
 	other = `{"resourceName": "other", "selectors": {"vendors": ["8086"]}}`
 )
 
-func TestConfigurationIsLive(t *testing.T) {
-	n := newNode(t, pools(all))
-	n.sees(resource, vf0+" "+vf1)
-	n.configure(pools(first, other))
-	n.sees(resource, vf0)
-	n.sees("intel.com/other", vf1)
-	n.configure(pools(other))
-	n.sees(resource, "-")
-	n.sees("intel.com/other", vf0+" "+vf1)
-	n.write("node1.json", pools(all))
-	n.sees(resource, vf0+" "+vf1)
-	n.sees("intel.com/other", "-")
-}
-
-func TestFaultyConfigurationLeavesTheOldOne(t *testing.T) {
-	for name, faulty := range map[string]string{"cut off": pools(all)[:20], "unknown key": pools(`{"resourceName": "x", "selectors": {"vendor": ["8086"]}}`), "empty": ""} {
-		t.Run(name, func(t *testing.T) {
-			n := newNode(t, pools(all))
-			n.sees(resource, vf0+" "+vf1)
-			n.configure(faulty)
-			kubelettest.Eventually(t, "the fault is reported", func() bool { return n.offer.Status().Problem != "" })
-			n.sees(resource, vf0+" "+vf1)
-			if !strings.Contains(n.log.String(), "the last good configuration stays in force") {
-				t.Errorf("log:\n%s", n.log)
-			}
-			kubelettest.Eventually(t, "ready all the same", func() bool { return n.get("/readyz", 200) != "" })
-			if text := n.get("/readyz", 200); !strings.Contains(text, "configuration as it is now: line 1") {
-				t.Errorf("/readyz: %s", text)
-			}
-			n.configure(pools(first))
-			n.sees(resource, vf0)
-		})
-	}
-}
-
-func TestFaultyFromTheStart(t *testing.T) {
-	n := newNode(t, "{")
-	kubelettest.Eventually(t, "not ready", func() bool { return strings.Contains(n.get("/readyz", 503), "none in force") })
-	n.configure(pools(all))
-	n.sees(resource, vf0+" "+vf1)
-}
-
 func TestNothingMatches(t *testing.T) {
 	n := newNode(t, pools(`{"resourceName": "sriov", "selectors": {"vendors": ["15b3"]}}`))
 	kubelettest.Eventually(t, "ready", func() bool { return n.get("/readyz", 200) != "" })
+	n.afterSomeRounds()
 	n.sees(resource, "-")
 	if body := n.get("/healthz", 200); body != "ok\n" {
 		t.Errorf("/healthz: %q", body)
 	}
+	if text := n.get("/readyz", 200); !strings.Contains(text, resource+": no device is in the pool\n") {
+		t.Errorf("/readyz: %q", text)
+	}
+	if text := n.get("/metrics", 200); !strings.Contains(text, `pool_devices{resource="intel.com/sriov"} 0`) {
+		t.Errorf("/metrics:\n%s", text)
+	}
 	entries, err := os.ReadDir(n.kubelet.Registry())
 	if err != nil || len(entries) != 0 {
 		t.Errorf("sockets: %v, %v", entries, err)
+	}
+	const warning = "level=WARN msg=\"no device is in the pool"
+	if got := strings.Count(n.log.String(), warning); got != 1 {
+		t.Errorf("warned %d times, want once", got)
+	}
+	if got := strings.Count(n.log.String(), "reason=\"vendors: it has 8086\""); got != 2 {
+		t.Errorf("%d reasons in the log, want one for each VF:\n%s", got, n.log)
+	}
+	n.configure(pools(all))
+	n.sees(resource, vf0+" "+vf1)
+	n.configure(pools(`{"resourceName": "sriov", "selectors": {"vendors": ["15b3"]}}`))
+	n.sees(resource, "")
+	if got := strings.Count(n.log.String(), warning); got != 2 {
+		t.Errorf("warned %d times, want once more", got)
+	}
+}
+
+func (n *node) check(err error) {
+	n.t.Helper()
+	if err != nil {
+		n.t.Fatal(err)
 	}
 }
 
@@ -235,15 +249,6 @@ func TestHeldDevicesStay(t *testing.T) {
 	n.sees(resource, "")
 }
 
-func TestReload(t *testing.T) {
-	n := newNode(t, pools(all))
-	n.sees(resource, vf0+" "+vf1)
-	before := n.offer.Status().Generation
-	n.reload <- struct{}{}
-	kubelettest.Eventually(t, "the configuration is read again", func() bool { return n.offer.Status().Generation > before })
-	n.sees(resource, vf0+" "+vf1)
-}
-
 func TestMetrics(t *testing.T) {
 	n := newNode(t, pools(all))
 	n.sees(resource, vf0+" "+vf1)
@@ -256,7 +261,7 @@ func TestMetrics(t *testing.T) {
 	body := n.get("/metrics", 200)
 	for _, want := range []string{
 		`viaduct_device_plugin_devices{health="unhealthy",pf="0000:02:00.0",reason="it is gone from the PCI bus",resource="intel.com/sriov"} 2`,
-		"viaduct_device_plugin_config_generation 1", "viaduct_device_plugin_config_faulty 0",
+		"viaduct_device_plugin_config_generation 1", "viaduct_device_plugin_config_faults 0",
 	} {
 		if !strings.Contains(body, want+"\n") {
 			t.Errorf("no %s in\n%s", want, body)

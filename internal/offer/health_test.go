@@ -1,0 +1,71 @@
+package offer_test
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/viaduct-sriov/viaduct/internal/inventory"
+	"github.com/viaduct-sriov/viaduct/internal/netlinks"
+)
+
+func TestHealthRecovers(t *testing.T) {
+	const withLink = `{"resourceName": "sriov", "selectors": {"pfNames": ["ens2#0"]}, "healthCheck": {"pfLink": true}}`
+	n := prepareNode(t, pools(withLink, other))
+	// The real one, since it remembers what a device was before it lost its driver.
+	inv := inventory.New(n.tree.Root, slog.New(slog.DiscardHandler), inventory.Options{
+		Rescan: 20 * time.Millisecond,
+		Links: func() (map[int]netlinks.NodeLink, error) {
+			carrier, err := os.ReadFile(filepath.Join(n.tree.Root, n.tree.Dir("0000:02:00.0"), "net/ens2/carrier"))
+			return map[int]netlinks.NodeLink{4: {Name: "ens2", Up: string(carrier) == "1\n"}, 5: {Name: "ens2v0"}, 6: {Name: "ens2v1"}}, err
+		},
+	})
+	n.inventory = inv
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { inv.Run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	n.kubelet.Start()
+	t.Cleanup(n.kubelet.Stop)
+	n.start()
+	steps := []struct {
+		what, sriov, other, reason string
+		do                         func()
+	}{
+		{what: "start", sriov: vf0, other: vf1},
+		{
+			what: "PF has no carrier", sriov: vf0 + "!", other: vf1, reason: "its PF has no carrier",
+			do: func() { n.tree.Write(n.tree.Dir("0000:02:00.0")+"/net/ens2/carrier", "0") },
+		},
+		{
+			what: "PF has carrier", sriov: vf0, other: vf1,
+			do: func() { n.tree.Write(n.tree.Dir("0000:02:00.0")+"/net/ens2/carrier", "1") },
+		},
+		{
+			what: "driver unbound", sriov: vf0, other: vf1 + "!", reason: "no driver is bound to it; igbvf was",
+			do: func() { n.tree.RemoveNet(vf1, "ens2v1"); n.tree.Bind(vf1, "") },
+		},
+		{what: "driver bound", sriov: vf0, other: vf1, do: func() { n.tree.Bind(vf1, "igbvf") }},
+		{what: "in a pod", sriov: vf0, other: vf1, do: func() { n.tree.RemoveNet(vf0, "ens2v0") }},
+		{
+			what: "vfio without its node", sriov: vf0, other: vf1 + "!", reason: "its driver is vfio-pci, but it has no vfio node",
+			do: func() { n.tree.Bind(vf1, "vfio-pci") },
+		},
+		{what: "vfio node", sriov: vf0, other: vf1, do: func() { n.tree.Write("sys/class/vfio/2021/dev", "240:1") }},
+	}
+	for _, s := range steps {
+		if s.do != nil {
+			s.do()
+		}
+		n.sees(resource, s.sriov)
+		n.sees("intel.com/other", s.other)
+		if s.reason != "" && !strings.Contains(n.get("/metrics", 200), `health="unhealthy",pf="0000:02:00.0",reason="`+s.reason) {
+			t.Errorf("%s: no reason %q in\n%s", s.what, s.reason, n.get("/metrics", 200))
+		}
+	}
+}
