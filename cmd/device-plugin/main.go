@@ -65,7 +65,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) error {
 	reload := make(chan struct{}, 1)
 	of := &offer.Offer{
 		Config: o.configFile(), Inventory: devices, Log: log, Reload: reload,
-		Holder: o.holder(),
+		Holder:  o.holder(),
 		DevInfo: devinfo.Dir{Root: o.devInfoDir}, CDI: o.cdi,
 	}
 	metrics := offer.NewMetrics(of, devices)

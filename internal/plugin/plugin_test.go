@@ -31,16 +31,13 @@ type fixture struct {
 }
 
 // newFixture makes a set whose patience is short; the kubelet is not started.
-func newFixture(t *testing.T) *fixture { return newPatient(t, 150*time.Millisecond) }
-
-// newPatient makes one that leaves the plugin watcher this much time.
-func newPatient(t *testing.T, unwatched time.Duration) *fixture {
+func newFixture(t *testing.T) *fixture {
 	f := &fixture{kubelet: kubelettest.New(t), tree: pcitest.New(t), devInfo: devinfo.Dir{Root: filepath.Join(t.TempDir(), "devinfo")}}
 	f.set = plugin.NewSet(plugin.Config{
 		RegistryDir: f.kubelet.Registry(), DevicePluginDir: f.kubelet.Plugins(), Root: f.tree.Root, DevInfo: f.devInfo,
 		Log: slog.New(slog.DiscardHandler),
 		Timing: plugin.Timing{
-			Look: 5 * time.Millisecond, Unwatched: unwatched, Reconnect: 50 * time.Millisecond,
+			Look: 5 * time.Millisecond, Unwatched: 150 * time.Millisecond, Reconnect: 50 * time.Millisecond,
 			FirstPause: 5 * time.Millisecond, LastPause: 20 * time.Millisecond,
 		},
 	})
@@ -205,19 +202,6 @@ func TestKubeletMisbehaves(t *testing.T) {
 			f.sees(t, one)
 			kubelettest.Eventually(t, "it is registered", func() bool { return f.set.Status()[0].Registered })
 		})
-	}
-}
-
-// A kubelet that has asked who we are, and takes a while to ask for devices, has not left us alone.
-func TestSlowKubelet(t *testing.T) {
-	f := newPatient(t, time.Second)
-	f.kubelet.Slow = 700 * time.Millisecond
-	f.kubelet.Start()
-	defer f.kubelet.Stop()
-	f.offer(t, device("0000:02:10.0"))
-	f.sees(t, one)
-	if got := f.kubelet.Count("registered"); got != 0 {
-		t.Errorf("registered %d times by call", got)
 	}
 }
 

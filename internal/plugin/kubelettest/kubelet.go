@@ -32,8 +32,6 @@ type Kubelet struct {
 	Refuse  int    // this many registrations are refused
 	Deaf    bool   // the plugin watcher does nothing
 	Streams int    // how many streams it opens to a plugin; 0 is 1
-	// Slow is how long its plugin watcher takes before GetInfo, and again before ListAndWatch.
-	Slow time.Duration
 
 	mu     sync.Mutex
 	lists  map[string][]*deviceplugin.Device // by resource, the last one
@@ -163,7 +161,6 @@ func (k *Kubelet) pickUp(ctx context.Context, path string) {
 	k.check(err)
 	defer func() { _ = conn.Close() }()
 	client := registration.NewRegistrationClient(conn)
-	k.dawdle(ctx)
 	info, err := client.GetInfo(ctx, &registration.InfoRequest{})
 	if err != nil { // the socket went meanwhile, or nobody listens on it yet: it is tried again, after half a second or more
 		k.mu.Lock()
@@ -178,16 +175,8 @@ func (k *Kubelet) pickUp(ctx context.Context, path string) {
 		_, _ = client.NotifyRegistrationStatus(ctx, &registration.RegistrationStatus{Error: "not today"})
 		return
 	}
-	k.dawdle(ctx)
 	k.connect(ctx, info.GetName(), path)
 	_, _ = client.NotifyRegistrationStatus(ctx, &registration.RegistrationStatus{PluginRegistered: true})
-}
-
-func (k *Kubelet) dawdle(ctx context.Context) {
-	select {
-	case <-time.After(k.Slow):
-	case <-ctx.Done():
-	}
 }
 
 func (k *Kubelet) refuses() bool {
