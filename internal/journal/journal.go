@@ -9,7 +9,7 @@
 //	<key>.json       {"version":1,"record":{…}}   mode 0600; always whole: written as a temporary file, then renamed
 //	.<key>.tmp       the temporary file; its name is fixed, so a killed writer leaves one at most
 //	<key>.lock       empty; held with flock(2), never renamed, removed only by its holder
-//	<key>.corrupt-N  a record that could not be read, moved aside by SetAside for a person to look at
+//	<key>.corrupt-N  a record that could not be read, for a person to look at: see SetAside and Preserve
 package journal
 
 import (
@@ -108,6 +108,11 @@ func (s Store) Read(key string, v any) error {
 	if err != nil {
 		return fmt.Errorf("read record: %w", err)
 	}
+	return s.Parse(path, data, v)
+}
+
+// Parse decodes the contents of a record's file into v; path is for the error, which wraps ErrCorrupt or ErrVersion.
+func (s Store) Parse(path string, data []byte, v any) error {
 	var env envelope
 	if err := json.Unmarshal(data, &env); err != nil {
 		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
@@ -176,8 +181,23 @@ func (s Store) Remove(key string) error {
 }
 
 // SetAside moves a record that cannot be read to <key>.corrupt-N, where no Read and no Keys sees it, and returns the new
-// path. The nine newest are kept.
+// path. The first eight and the newest are kept.
 func (s Store) SetAside(key string) (string, error) {
+	return s.aside(key, os.Rename)
+}
+
+// Preserve is SetAside for a record that the next Write replaces: it stays where it is, too, under both names. A writer
+// killed between the two leaves a record that cannot be read, and not none.
+func (s Store) Preserve(key string) (string, error) {
+	return s.aside(key, func(from, to string) error {
+		if err := ignoreMissing(os.Remove(to)); err != nil {
+			return err
+		}
+		return os.Link(from, to)
+	})
+}
+
+func (s Store) aside(key string, put func(from, to string) error) (string, error) {
 	if err := CheckKey(key); err != nil {
 		return "", err
 	}
@@ -188,7 +208,7 @@ func (s Store) SetAside(key string) (string, error) {
 			break
 		}
 	}
-	if err := os.Rename(s.path(key), to(n)); err != nil {
+	if err := put(s.path(key), to(n)); err != nil {
 		return "", fmt.Errorf("set record %s aside: %w", key, err)
 	}
 	return to(n), s.syncDir()

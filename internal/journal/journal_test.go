@@ -97,6 +97,34 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
+// A record that cannot be read stays until its successor is there, and is kept aside; of many the first and the newest.
+func TestPreserve(t *testing.T) {
+	s := Store{Dir: t.TempDir(), Version: 1}
+	for i := range 12 {
+		content := []byte{'x', byte('a' + i)}
+		if err := os.WriteFile(filepath.Join(s.Dir, "k.json"), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		aside, err := s.Preserve("k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Read("k", &rec{}); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("killed here: %v, want ErrCorrupt", err)
+		}
+		if err := s.Write("k", rec{"new", i}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(aside); err != nil || string(got) != string(content) {
+			t.Errorf("aside: %q, %v; want %q", got, err, content)
+		}
+	}
+	entries, err := os.ReadDir(s.Dir)
+	if err != nil || len(entries) != 1+9 {
+		t.Errorf("%d files: %v, %v; want the record and nine", len(entries), entries, err)
+	}
+}
+
 func TestKeys(t *testing.T) {
 	s := Store{Dir: t.TempDir(), Version: 1}
 	for _, key := range []string{"0000:02:10.0", "b"} {

@@ -68,6 +68,7 @@ func (p *Plugin) add(ctx context.Context, c *call) (*types100.Result, error) {
 		return nil, err
 	}
 	r.Netns = Place{Path: c.Netns, ID: id}
+	d.dropMark()
 	if err := d.write(r); err != nil {
 		return nil, err
 	}
@@ -139,23 +140,20 @@ func (d *device) check(c *call, pod *vf.Conn) error {
 // claim decides by the VF's record whether the attachment may have it. A dead owner's VF is put back first. It returns the
 // VF's known baseline, nil if there is none.
 func (d *device) claim(ctx context.Context, c *call) (*Baseline, error) {
-	r, err := readRecord(d.p.Records, d.key())
+	r, err := d.load(ctx)
 	switch {
 	case errors.Is(err, journal.ErrNotExist):
 		return nil, nil
 	case errors.Is(err, journal.ErrCorrupt):
-		if r, err = d.salvage(c, err); err != nil {
+		if path := d.elsewhere(c.Netns); path != "" {
+			return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s is in the network namespace %s, and whose it is cannot be read: %w", d.key(), path, err))
+		}
+		if r, err = d.salvage(c.owner(), err); err != nil {
 			return nil, err
 		}
 		return nil, coded(types.ErrTryAgainLater, d.restore(ctx, r, c.Netns))
 	case err != nil:
-		return nil, coded(types.ErrIOFailure, err)
-	case r.Boot != d.boot:
-		c.log.Info("the VF's record is from before a reboot: dropped", "owner", r.Owner.String())
-		return nil, coded(types.ErrIOFailure, d.p.Records.Remove(d.key()))
-	case r.Identity.PF != d.id.PF || r.Identity.Index != d.id.Index || r.Identity.NumVFs != d.id.NumVFs:
-		c.log.Warn("the VF's record is of another VF that had its address: dropped", "then", r.Identity, "now", d.id)
-		return nil, coded(types.ErrIOFailure, d.p.Records.Remove(d.key()))
+		return nil, err
 	case r.Phase == Free && r.Identity.Driver != d.id.Driver:
 		return nil, nil
 	case r.Phase == Free:
@@ -225,6 +223,9 @@ func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
 		if r.Baseline.Tuning, err = vf.ReadTuning(dev.Name); err != nil {
 			return nil, coded(types.ErrIOFailure, err)
 		}
+	}
+	if known != nil && known.Netdev != nil && r.Baseline.Netdev != nil && known.Netdev.Index != r.Baseline.Netdev.Index {
+		known = nil // its driver made the interface anew, and all that was known of it has gone with the old one
 	}
 	if known != nil {
 		r.Baseline.Settings = known.Settings
@@ -412,12 +413,8 @@ func (d *device) insist(ctx context.Context, pod *vf.Conn, dev, want vf.Netdev) 
 
 // undo takes a failed ADD back.
 func (d *device) undo(ctx context.Context, c *call, r *Record) error {
-	var errs []error
-	if _, err := d.p.ipam(ctx, c, "DEL"); err != nil {
-		errs = append(errs, fmt.Errorf("undo: %w", err))
+	if err := d.withdraw(ctx, c, r); err != nil {
+		return fmt.Errorf("undo: %w", err)
 	}
-	if err := d.restore(ctx, r, c.Netns); err != nil {
-		errs = append(errs, fmt.Errorf("undo: %w", err))
-	}
-	return errors.Join(errs...)
+	return nil
 }

@@ -44,10 +44,13 @@ func (p *Plugin) leaveMark(c *call, address pci.Address) error {
 	return errors.Join(err, f.Close())
 }
 
-// untilCancelled is ctx that ends, too, when a DEL leaves its mark. It starts without one: an older mark is not for this ADD.
+// dropMark removes what a DEL left for an earlier ADD. It comes before the record names the new owner: what comes after is
+// for the new one.
+func (d *device) dropMark() { _ = os.Remove(d.p.markPath(d.key())) }
+
+// untilCancelled is ctx that ends, too, when a DEL leaves its mark.
 func (d *device) untilCancelled(ctx context.Context, c *call) (context.Context, context.CancelFunc) {
 	path := d.p.markPath(d.key())
-	_ = os.Remove(path)
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
 		for {
@@ -61,7 +64,7 @@ func (d *device) untilCancelled(ctx context.Context, c *call) (context.Context, 
 			}
 		}
 	}()
-	return ctx, func() { cancel(nil); _ = os.Remove(path) }
+	return ctx, func() { cancel(nil) }
 }
 
 // calledOff is the error of an ADD that is to give up.

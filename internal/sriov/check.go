@@ -185,16 +185,19 @@ func (p *Plugin) collect(ctx context.Context, c *call, key string) error {
 	if err != nil {
 		return coded(types.ErrIOFailure, err)
 	}
-	d, err := p.open(ctx, address, c.log.With("vf", key))
+	log := c.log.With("vf", key)
+	d, err := p.open(ctx, address, log)
+	if errors.Is(err, pci.ErrNoDevice) {
+		log.Warn("the VF is no more: dropping its record", "owner", r.Owner.String())
+		(&device{p: p, log: log}).releaseFor(ctx, r)
+		return p.forget(ctx, address, stale)
+	}
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	if r, err = readRecord(p.Records, key); err != nil || !stale(r) {
-		return nil // somebody was faster
-	}
-	if r.Boot != d.boot {
-		return p.Records.Remove(key)
+	if r, err = d.load(ctx); err != nil || !stale(r) {
+		return nil // somebody was faster, or it is of another boot or VF, and was dropped
 	}
 	c.log.Warn("putting back a VF whose owner is gone", "vf", key, "owner", r.Owner.String())
 	d.releaseFor(ctx, r)

@@ -9,7 +9,6 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
-	"github.com/viaduct-sriov/viaduct/pkg/netns"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
@@ -25,18 +24,7 @@ func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
 	if fault != nil {
 		c.log.Warn("DEL of a definition that ADD refuses: taking back what there is", "fault", fault)
 	}
-	steps := []func() error{
-		func() error { return p.releaseAddresses(ctx, c) },
-		func() error { return p.release(ctx, c) },
-	}
-	// A DHCP client has to say goodbye over the interface, so IPAM comes first; but once the namespace has gone nothing is
-	// more urgent than the VF.
-	if ns, err := netns.Open(c.Netns); err != nil {
-		steps[0], steps[1] = steps[1], steps[0]
-	} else {
-		_ = ns.Close()
-	}
-	if err := errors.Join(steps[0](), steps[1]()); err != nil {
+	if err := p.del(ctx, c); err != nil {
 		c.log.Error("DEL could not do everything", "error", err, "took", time.Since(start))
 		return answer(err)
 	}
@@ -44,75 +32,80 @@ func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
 	return nil
 }
 
-// releaseAddresses runs the IPAM plugin. One that is not installed cannot have given anything, unless our record says that
-// this attachment got as far as to ask it.
-func (p *Plugin) releaseAddresses(ctx context.Context, c *call) error {
+// del does it all under the VF's lock, the addresses, too: a runtime that starts an ADD while its DEL still runs must not
+// get addresses from it that nobody releases.
+func (p *Plugin) del(ctx context.Context, c *call) error {
+	address, err := p.whose(c)
+	if err != nil || address == (pci.Address{}) {
+		return errors.Join(err, p.releaseAddresses(ctx, c, false))
+	}
+	d, err := p.open(ctx, address, c.log)
+	if err != nil {
+		return errors.Join(p.delWithout(ctx, c, address, err), p.releaseAddresses(ctx, c, false))
+	}
+	defer d.close()
+	r, err := d.load(ctx)
+	switch {
+	case errors.Is(err, journal.ErrNotExist):
+		c.log.Debug("DEL: the VF has no record, nothing to put back")
+		r, err = nil, nil
+	case errors.Is(err, journal.ErrCorrupt):
+		r, err = d.salvageForDel(c, err)
+	case err != nil:
+	case r.Phase == Free:
+		r = nil
+	case !r.Owner.is(c.ContainerID, c.IfName):
+		c.log.Info("the VF has another owner by now: not touched", "owner", r.Owner.String())
+		r = nil
+	}
+	if r == nil {
+		return errors.Join(err, p.releaseAddresses(ctx, c, false))
+	}
+	return errors.Join(err, d.withdraw(ctx, c, r))
+}
+
+// delWithout is for a VF that cannot be opened.
+func (p *Plugin) delWithout(ctx context.Context, c *call, address pci.Address, cause error) error {
+	switch {
+	case errors.Is(cause, journal.ErrLocked):
+		return errors.Join(cause, p.leaveMark(c, address))
+	case errors.Is(p.Records.Read(address.String(), &Record{}), journal.ErrNotExist):
+		c.log.Debug("DEL: the VF has no record, nothing to put back", "error", cause)
+		return nil // there is nothing of ours, whatever the device is by now
+	case errors.Is(cause, pci.ErrNoDevice):
+		c.log.Warn("the VF is no more: dropping its record")
+		return p.forget(ctx, address, func(r *Record) bool { return r.Owner.is(c.ContainerID, c.IfName) })
+	}
+	return cause
+}
+
+// releaseAddresses runs the IPAM plugin. One that is not installed cannot have given anything, unless the VF's record says
+// that this attachment got as far as to ask it.
+func (p *Plugin) releaseAddresses(ctx context.Context, c *call, recorded bool) error {
 	if c.cfg.IPAM == "" {
 		return nil
 	}
-	if _, err := findPlugin(c.cfg.IPAM, c.Path); err != nil {
-		if address, ownErr := p.whose(c); ownErr == nil && !p.owns(c, address) {
-			c.log.Warn("DEL: no addresses to release", "error", err)
-			return nil
-		}
+	if _, err := findPlugin(c.cfg.IPAM, c.Path); err != nil && !recorded {
+		c.log.Warn("DEL: no addresses to release", "error", err)
+		return nil
 	}
 	_, err := p.ipam(ctx, c, "DEL")
 	return err
 }
 
-// owns reports whether the VF's record is open and this attachment's.
-func (p *Plugin) owns(c *call, address pci.Address) bool {
-	r, err := readRecord(p.Records, address.String())
-	return err == nil && r.Phase != Free && r.Owner.is(c.ContainerID, c.IfName)
-}
-
-// release puts back what the attachment has on record.
-func (p *Plugin) release(ctx context.Context, c *call) error {
-	address, err := p.whose(c)
-	if err != nil || address == (pci.Address{}) {
-		return err
+// salvageForDel is salvage for a DEL that may be of an old sandbox: a VF that somebody may be using stays as it is, with
+// the record that cannot be read, for the VF's next ADD or an operator. The record is then nil.
+func (d *device) salvageForDel(c *call, cause error) (*Record, error) {
+	const hint = "once it is free, the next ADD resets it; or: vfctl restore --force"
+	if d.vf.Driver != "" && !d.hasNetdev() {
+		d.log.Error("the VF's record cannot be read, and who uses a VF without an interface cannot be seen: not touched", "error", cause, "hint", hint)
+		return nil, nil
 	}
-	// Without a record there is nothing of ours, whatever the device is by now.
-	if err := p.Records.Read(address.String(), &Record{}); errors.Is(err, journal.ErrNotExist) {
-		c.log.Debug("DEL: the VF has no record, nothing to put back")
-		return nil
+	if path := d.elsewhere(c.Netns); path != "" {
+		d.log.Error("the VF's record cannot be read, and its interface is in another pod: not touched", "error", cause, "netns", path, "hint", hint)
+		return nil, nil
 	}
-	d, err := p.open(ctx, address, c.log)
-	if errors.Is(err, pci.ErrNoDevice) {
-		c.log.Warn("the VF is no more: dropping its record")
-		return coded(types.ErrIOFailure, p.dropIfOwner(ctx, c, address))
-	}
-	if errors.Is(err, journal.ErrLocked) {
-		return errors.Join(err, p.leaveMark(c, address))
-	}
-	if err != nil {
-		return err
-	}
-	defer d.close()
-	r, err := readRecord(p.Records, d.key())
-	switch {
-	case errors.Is(err, journal.ErrNotExist):
-		return nil
-	case errors.Is(err, journal.ErrCorrupt):
-		if r, err = d.salvage(c, err); err != nil {
-			return err
-		}
-		return d.restore(ctx, r, c.Netns)
-	case err != nil:
-		return coded(types.ErrIOFailure, err)
-	case r.Boot != d.boot:
-		c.log.Info("the VF's record is from before a reboot: dropped", "owner", r.Owner.String())
-		return coded(types.ErrIOFailure, p.Records.Remove(d.key()))
-	case r.Phase == Free:
-		return nil
-	case !r.Owner.is(c.ContainerID, c.IfName):
-		c.log.Info("the VF has another owner by now: not touched", "owner", r.Owner.String())
-		return nil
-	case r.Identity.PF != d.id.PF || r.Identity.Index != d.id.Index || r.Identity.NumVFs != d.id.NumVFs:
-		c.log.Warn("the VF's record is of another VF that had its address: dropped", "then", r.Identity, "now", d.id)
-		return coded(types.ErrIOFailure, p.Records.Remove(d.key()))
-	}
-	return d.restore(ctx, r, c.Netns)
+	return d.salvage(c.owner(), cause)
 }
 
 // whose finds the VF that a DEL is about. A runtime that lost the configuration's device id still gets it back.
@@ -133,16 +126,18 @@ func (p *Plugin) whose(c *call) (pci.Address, error) {
 	return pci.Address{}, nil
 }
 
-func (p *Plugin) dropIfOwner(ctx context.Context, c *call, address pci.Address) error {
+// forget drops the record of a VF that is no more, and its lock, if the record is closed, cannot be read, or is of an owner
+// that may go.
+func (p *Plugin) forget(ctx context.Context, address pci.Address, mayGo func(*Record) bool) error {
+	key := address.String()
 	wait, cancel := context.WithTimeout(ctx, p.LockWait)
 	defer cancel()
-	lock, err := p.Records.Lock(wait, address.String())
+	lock, err := p.Records.Lock(wait, key)
 	if err != nil {
-		return err
+		return coded(types.ErrTryAgainLater, err)
 	}
-	r, err := readRecord(p.Records, address.String())
-	if err == nil && r.Phase != Free && !r.Owner.is(c.ContainerID, c.IfName) {
+	if r, err := readRecord(p.Records, key); err == nil && r.Phase != Free && !mayGo(r) {
 		return lock.Unlock()
 	}
-	return errors.Join(p.Records.Remove(address.String()), lock.Unlock())
+	return coded(types.ErrIOFailure, errors.Join(p.Records.Remove(key), lock.UnlockAndRemove()))
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
-	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
 
 // bind gives a device another driver.
@@ -29,24 +28,18 @@ func bind(t *testing.T, d *pci.Device, driver string) {
 	}
 }
 
-// A VF of DPDK has no interface: the PF's side is set and taken back, and the addresses are the pod's own business.
-func TestDPDK(t *testing.T) {
+func loadVFIO(t *testing.T) {
+	t.Helper()
 	if out, err := exec.Command("modprobe", "vfio-pci").CombinedOutput(); err != nil {
 		t.Fatalf("modprobe vfio-pci: %v: %s", err, out)
 	}
+}
+
+// A VF of DPDK has no interface: the PF's side is set and taken back, and the addresses are the pod's own business.
+func TestDPDK(t *testing.T) {
 	n := newNode(t)
 	d := n.vfs[2]
-	home := n.state(d)
-	bind(t, d, "vfio-pci")
-	t.Cleanup(func() {
-		bind(t, d, "")
-		dev, err := eventually(func() (vf.Netdev, error) { return n.host.Find(d.Address.String()) })
-		if err != nil {
-			t.Fatal(err)
-		}
-		// igbvf starts with a random MAC where the PF has set none.
-		n.ip("link", "set", dev.Name, "address", home.Netdev.MAC.String(), "name", home.Netdev.Name)
-	})
+	n.giveToVFIO(d)
 	before, err := n.host.Read(n.pf(d), d.VFIndex)
 	if err != nil {
 		t.Fatal(err)

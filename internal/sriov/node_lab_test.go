@@ -3,25 +3,18 @@
 package sriov_test
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/safchain/ethtool"
 
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
@@ -35,7 +28,7 @@ import (
 var plugin = flag.String("sriov-binary", "../../bin/sriov-cni", "the CNI plugin to test, another one to compare")
 
 const (
-	numVFs  = 3
+	numVFs  = 4 // on each PF
 	records = "/run/viaduct/vf"
 	leases  = "/run/test-leases"
 	// patience is for a guest without hardware virtualisation on a busy machine.
@@ -61,54 +54,6 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
-}
-
-// beIPAM answers one call. Its "ipam" section may say "addresses", "hang": "ADD", "fail": "DEL".
-func beIPAM() error {
-	var in struct {
-		IPAM struct {
-			Addresses []string `json:"addresses"`
-			Hang      string   `json:"hang"`
-			Fail      string   `json:"fail"`
-		} `json:"ipam"`
-	}
-	if err := json.NewDecoder(os.Stdin).Decode(&in); err != nil {
-		return err
-	}
-	verb, lease := os.Getenv("CNI_COMMAND"), filepath.Join(leases, os.Getenv("CNI_CONTAINERID")+"-"+os.Getenv("CNI_IFNAME"))
-	if in.IPAM.Fail == verb {
-		return errors.New("told to fail")
-	}
-	switch verb {
-	case "ADD":
-		if err := os.WriteFile(lease, nil, 0o600); err != nil {
-			return err
-		}
-	case "GC": // of everything
-		if err := os.RemoveAll(leases); err != nil {
-			return err
-		}
-		return os.Mkdir(leases, 0o700)
-	case "DEL":
-		if err := os.Remove(lease); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	if in.IPAM.Hang == verb {
-		time.Sleep(time.Hour)
-	}
-	if verb != "ADD" {
-		return nil
-	}
-	r := &types100.Result{CNIVersion: "1.0.0"}
-	for _, a := range in.IPAM.Addresses {
-		n, err := types.ParseCIDR(a)
-		if err != nil {
-			return err
-		}
-		r.IPs = append(r.IPs, &types100.IPConfig{Address: *n})
-	}
-	return r.Print()
 }
 
 func prepare() error {
@@ -138,17 +83,25 @@ func prepare() error {
 		if out, err := exec.Command("ip", "link", "set", uplink.Name, "up").CombinedOutput(); err != nil {
 			return fmt.Errorf("set PF %s up: %w: %s", uplink.Name, err, out)
 		}
-		path := filepath.Join("/sys/bus/pci/devices", pf.Address.String(), "sriov_numvfs")
-		if err = os.WriteFile(path, []byte(strconv.Itoa(numVFs)), 0); err != nil {
+		if err := setNumVFs(pf.Address, numVFs); err != nil {
 			return err
 		}
 	}
-	_, err = eventually(func() (int, error) {
-		vfs, findErr := findVFs()
-		if findErr == nil && len(vfs) < numVFs*len(pfs) {
-			findErr = fmt.Errorf("%d VFs with an interface", len(vfs))
+	return awaitVFs(numVFs * len(pfs))
+}
+
+func setNumVFs(pf pci.Address, n int) error {
+	return os.WriteFile(filepath.Join("/sys/bus/pci/devices", pf.String(), "sriov_numvfs"), []byte(strconv.Itoa(n)), 0)
+}
+
+// awaitVFs waits until so many VFs of all PFs have an interface at home.
+func awaitVFs(n int) error {
+	_, err := eventually(func() (int, error) {
+		vfs, err := findVFs()
+		if err == nil && len(vfs) != n {
+			err = fmt.Errorf("%d VFs with an interface, want %d", len(vfs), n)
 		}
-		return 0, findErr
+		return 0, err
 	})
 	return err
 }
@@ -244,8 +197,9 @@ func newNode(t *testing.T) *node {
 	return &node{T: t, host: host, vfs: vfs}
 }
 
-// A state is all of a VF that an attachment must leave as it was.
+// A state is all of a VF that an attachment must leave as it was. One without an interface (vfio) has only settings.
 type state struct {
+	Driver   string
 	Settings vf.Settings
 	Netdev   vf.Netdev
 	Features map[string]bool
@@ -278,6 +232,13 @@ func (n *node) stateNow(d *pci.Device) (s state, err error) {
 	if s.Settings, err = n.host.Read(n.pf(d), d.VFIndex); err != nil {
 		return s, err
 	}
+	now, err := pci.Read("/", d.Address)
+	if err != nil {
+		return s, err
+	}
+	if s.Driver = now.Driver; s.Driver != "igbvf" && s.Driver != "" {
+		return s, nil
+	}
 	if s.Netdev, err = n.host.Find(d.Address.String()); err != nil {
 		return s, err
 	}
@@ -296,195 +257,4 @@ func (n *node) stateNow(d *pci.Device) (s state, err error) {
 		return s, fmt.Errorf("read the rings of %s: %w", s.Netdev.Name, err)
 	}
 	return s, nil
-}
-
-// A pod is a network namespace and a container id.
-type pod struct {
-	*node
-	id, ns string
-}
-
-var pods int
-
-func (n *node) newPod() *pod {
-	n.Helper()
-	pods++
-	p := &pod{node: n, id: fmt.Sprintf("c%d-%d", pods, os.Getpid()), ns: fmt.Sprintf("pod%d", pods)}
-	n.ip("netns", "add", p.ns)
-	n.Cleanup(func() { _ = exec.Command("ip", "netns", "del", p.ns).Run() })
-	return p
-}
-
-func (p *pod) path() string { return "/run/netns/" + p.ns }
-
-func (p *pod) kill() { p.ip("netns", "del", p.ns) }
-
-func (n *node) ip(args ...string) string {
-	n.Helper()
-	out, err := exec.Command("ip", args...).CombinedOutput()
-	if err != nil {
-		n.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
-// conf is a network definition.
-type conf map[string]any
-
-func (p *pod) conf(d *pci.Device, more conf) conf {
-	c := conf{"cniVersion": "1.1.0", "name": "fast", "type": "sriov", "deviceID": d.Address.String(), "logLevel": "debug"}
-	maps.Copy(c, more)
-	return c
-}
-
-// An invocation is one run of the plugin.
-type invocation struct {
-	verb, id, ns, ifName, args string
-	conf                       conf
-}
-
-func (p *pod) call(verb string, c conf) invocation {
-	return invocation{verb: verb, id: p.id, ns: p.path(), ifName: "net1", conf: c}
-}
-
-// command makes the run; out takes the result.
-func (i invocation) command(ctx context.Context, out *bytes.Buffer) (*exec.Cmd, error) {
-	stdin, err := json.Marshal(i.conf)
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, *plugin)
-	cmd.Env = append(os.Environ(), "CNI_COMMAND="+i.verb, "CNI_CONTAINERID="+i.id, "CNI_NETNS="+i.ns, "CNI_IFNAME="+i.ifName,
-		"CNI_ARGS="+i.args, "CNI_PATH="+cniPath())
-	cmd.Stdin, cmd.Stdout = bytes.NewReader(stdin), out
-	return cmd, nil
-}
-
-// run calls the plugin; a CNI error is a *types.Error.
-func (i invocation) run(t *testing.T) ([]byte, error) {
-	t.Helper()
-	var out, log bytes.Buffer
-	cmd, err := i.command(t.Context(), &out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = &log
-	err = cmd.Run()
-	t.Logf("%s %s %s\n%s%s", i.verb, i.id, i.ns, log.Bytes(), out.Bytes())
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		var answer types.Error
-		if json.Unmarshal(out.Bytes(), &answer) != nil || answer.Msg == "" {
-			t.Fatalf("%s: %v without a CNI error on stdout: %q", i.verb, exit, out.Bytes())
-		}
-		return nil, &answer
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes(), nil
-}
-
-// must is run for what has to succeed.
-func (i invocation) must(t *testing.T) []byte {
-	t.Helper()
-	out, err := i.run(t)
-	if err != nil {
-		t.Fatalf("%s: %v", i.verb, err)
-	}
-	return out
-}
-
-// wantCode fails unless err is a CNI error with this code that says all of the words.
-func wantCode(t *testing.T, err error, code uint, words ...string) {
-	t.Helper()
-	var e *types.Error
-	if !errors.As(err, &e) || e.Code != code {
-		t.Fatalf("got %v, want an error with code %d", err, code)
-	}
-	for _, w := range words {
-		if !strings.Contains(e.Error(), w) {
-			t.Errorf("error %q does not say %q", e.Error(), w)
-		}
-	}
-}
-
-var ipamDir string
-
-// cniPath is a folder with the IPAM plugin.
-func cniPath() string {
-	if ipamDir != "" {
-		return ipamDir
-	}
-	dir := "/run/test-cni"
-	self, err := os.Executable()
-	if err == nil {
-		err = os.MkdirAll(dir, 0o755)
-	}
-	if err == nil {
-		if err = os.Symlink(self, filepath.Join(dir, "test-ipam")); errors.Is(err, fs.ErrExist) {
-			err = nil
-		}
-	}
-	if err != nil {
-		panic(err)
-	}
-	ipamDir = dir
-	return dir
-}
-
-func leaseFiles(t *testing.T) []string {
-	t.Helper()
-	entries, err := os.ReadDir(leases)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	slices.Sort(names)
-	return names
-}
-
-// openRecords lists the VFs whose record says that they are somebody's.
-func openRecords(t *testing.T) []string {
-	t.Helper()
-	files, err := filepath.Glob(records + "/*.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var open []string
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Contains(b, []byte(`"phase":"free"`)) {
-			open = append(open, filepath.Base(f))
-		}
-	}
-	return open
-}
-
-func recordPath(d *pci.Device) string { return filepath.Join(records, d.Address.String()+".json") }
-
-// noProcess fails if a process of this name lives on.
-func noProcess(t *testing.T, name string) {
-	t.Helper()
-	_, err := eventually(func() (int, error) {
-		entries, err := os.ReadDir("/proc")
-		if err != nil {
-			return 0, err
-		}
-		for _, e := range entries {
-			comm, err := os.ReadFile(filepath.Join("/proc", e.Name(), "comm"))
-			if err == nil && strings.TrimSpace(string(comm)) == name {
-				return 0, fmt.Errorf("process %s %s lives on", e.Name(), name)
-			}
-		}
-		return 0, nil
-	})
-	if err != nil {
-		t.Error(err)
-	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
@@ -151,6 +152,11 @@ func (d *device) findPF() error {
 	}
 	d.pf, d.pfName = vf.PF{Address: pf.Address.String(), Index: uplink.Index}, uplink.Name
 	d.id = Identity{PF: pf.Address, Index: d.vf.VFIndex, Driver: d.vf.Driver, NumVFs: len(pf.VFs)}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key()), &st); err != nil {
+		return fmt.Errorf("find VF %s: %w", d.vf.Address, err)
+	}
+	d.id.Node = st.Ino
 	return nil
 }
 

@@ -1,12 +1,15 @@
 package sriov
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
@@ -48,8 +51,7 @@ func (o Owner) String() string {
 //	phase      adding → attached → removing → free
 //	owner      whose the VF is
 //	netns      where its interface went, path and identity
-//	pf, index, driver, numVFs
-//	           which VF this is; if they changed, it is another VF at the same address
+//	identity   which VF this is; if it changed, it is another VF at the same address
 //	baseline   what it is to be put back to: settings on the PF; netdev, nil for a VF that has none (vfio)
 //	wanted     what the attachment set
 //	invocation the owner's configuration, CNI_ARGS, CNI_PATH, to release its IPAM lease for it
@@ -62,7 +64,7 @@ type Record struct {
 	Baseline   Baseline    `json:"baseline"`
 	Wanted     vf.Settings `json:"wanted,omitzero"`
 	Invocation *Invocation `json:"invocation,omitempty"`
-	Salvaged   bool        `json:"salvaged,omitempty"` // made up after a corrupt record: the baseline is safe defaults
+	Salvaged   bool        `json:"salvaged,omitempty"` // made up for one that cannot be read: safe defaults, and a new interface
 	Faults     []string    `json:"faults,omitempty"`   // what the last try to put it back could not do
 }
 
@@ -78,6 +80,15 @@ type Identity struct {
 	Index  int         `json:"index"`
 	Driver string      `json:"driver"`
 	NumVFs int         `json:"numVFs"`
+	// Node is the inode of the VF's folder in sysfs, which never gives a number out twice: a VF that was taken away and made
+	// again, with its PF or by numvfs, has another one.
+	Node uint64 `json:"node"`
+}
+
+// isOf reports whether it is the same VF, whatever driver it has.
+func (i Identity) isOf(other Identity) bool {
+	i.Driver = other.Driver
+	return i == other
 }
 
 // A Baseline is a VF before we changed it.
@@ -103,7 +114,8 @@ type Invocation struct {
 // RecordVersion is the version of Record's format.
 const RecordVersion = 1
 
-// DefaultRecords is where the records are on a node.
+// DefaultRecords is where the records are on a node. They have to survive a kill and not the machine: a VF's settings die
+// with the boot, and a record of another boot is dropped. So nothing waits for a disk, wherever the folder is.
 func DefaultRecords(dir string) journal.Store {
 	return journal.Store{Dir: dir, Version: RecordVersion}
 }
@@ -118,7 +130,7 @@ func (r *Record) check() error {
 	if r.Boot == "" {
 		return fmt.Errorf("%w: no boot id", journal.ErrCorrupt)
 	}
-	if r.Phase != Free && (r.Owner.ContainerID == "" || r.Owner.IfName == "") {
+	if r.Phase != Free && !r.Salvaged && (r.Owner.ContainerID == "" || r.Owner.IfName == "") {
 		return fmt.Errorf("%w: no owner", journal.ErrCorrupt)
 	}
 	return nil
@@ -133,6 +145,30 @@ func readRecord(s journal.Store, key string) (*Record, error) {
 		return nil, fmt.Errorf("record of %s: %w", key, err)
 	}
 	return r, nil
+}
+
+// load reads the VF's record. One of another boot, or of another VF that had this address, speaks of nothing that is still
+// there: the addresses that its owner had are released and it is dropped. Errors wrap the journal's; ErrNotExist means that
+// nothing is known of the VF.
+func (d *device) load(ctx context.Context) (*Record, error) {
+	r, err := readRecord(d.p.Records, d.key())
+	switch {
+	case errors.Is(err, journal.ErrVersion):
+		return nil, coded(types.ErrIOFailure, fmt.Errorf("%w: another version of this program has the VF in its care: let that one finish, or reset the VF to safe defaults with: vfctl restore --force %s", err, d.key()))
+	case err != nil:
+		return nil, coded(types.ErrIOFailure, err)
+	case r.Boot != d.boot:
+		d.log.Info("the VF's record is from before a reboot: dropped", "owner", r.Owner.String())
+	case !r.Identity.isOf(d.id):
+		d.log.Warn("the VF's record is of another VF that had its address: dropped", "then", r.Identity, "now", d.id)
+	default:
+		return r, nil
+	}
+	d.releaseFor(ctx, r)
+	if err := d.p.Records.Remove(d.key()); err != nil {
+		return nil, coded(types.ErrIOFailure, err)
+	}
+	return nil, fmt.Errorf("%w: it was dropped", journal.ErrNotExist)
 }
 
 func bootID(root string) (string, error) {

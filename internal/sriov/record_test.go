@@ -61,6 +61,27 @@ func TestRecordRefuses(t *testing.T) {
 	}
 }
 
+// A record that was cut off anywhere is corrupt: never another one, never none.
+func TestRecordCutOff(t *testing.T) {
+	s := DefaultRecords(t.TempDir())
+	if err := s.Write("k", sample()); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.Dir, "k.json")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole {
+		if err := os.Truncate(path, int64(len(whole)-1-n)); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := readRecord(s, "k"); !errors.Is(err, journal.ErrCorrupt) {
+			t.Errorf("%d of %d bytes: %v, %v; want ErrCorrupt", len(whole)-1-n, len(whole), r, err)
+		}
+	}
+}
+
 // A network definition must not make root write where its author pleases.
 func TestOpenLog(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "log")

@@ -22,6 +22,34 @@ var errAway = errors.New("the VF's interface did not come back")
 // restore puts the VF back to the record's baseline and closes the record. It tries everything; what it could not do is
 // in the error and in the record, which then stays open. paths are namespaces where the interface may be.
 func (d *device) restore(ctx context.Context, r *Record, paths ...string) error {
+	return d.closeRecord(r, d.putBack(ctx, r, paths...))
+}
+
+// withdraw ends an attachment: it puts the VF back and releases the addresses, and only then closes the record, so that
+// whatever is not done yet has somebody to do it.
+func (d *device) withdraw(ctx context.Context, c *call, r *Record) error {
+	steps := []func() error{
+		func() error { return d.p.releaseAddresses(ctx, c, true) },
+		func() error { return d.putBack(ctx, r, c.Netns) },
+	}
+	// A DHCP client has to say goodbye over the interface, so IPAM comes first; but once the namespace has gone nothing is
+	// more urgent than the VF.
+	if !exists(c.Netns) {
+		slices.Reverse(steps)
+	}
+	return d.closeRecord(r, errors.Join(steps[0](), steps[1]()))
+}
+
+func exists(path string) bool {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return false
+	}
+	_ = ns.Close()
+	return true
+}
+
+func (d *device) putBack(ctx context.Context, r *Record, paths ...string) error {
 	have := r.Baseline.Settings.With(r.Wanted)
 	if r.Phase != Attached {
 		// Somebody may have been killed at any point: look instead of assuming.
@@ -34,16 +62,26 @@ func (d *device) restore(ctx context.Context, r *Record, paths ...string) error 
 	// A full disk must not keep a VF in a dead pod's VLAN: the record says enough as it is.
 	errs := []error{err}
 
-	errs = append(errs, d.bringHome(r, append(paths, r.Netns.Path)))
+	if !r.Salvaged {
+		errs = append(errs, d.bringHome(r, append(paths, r.Netns.Path)))
+	}
 	// Without its interface at hand, too: what the PF enforces is undone at once. What is refused here shows in settle.
 	meanwhile := interim(r.Baseline, have)
 	d.host.WriteEach(d.pf, d.id.Index, vf.Plan(have, meanwhile))
-	if r.Baseline.Netdev != nil {
+	switch {
+	case r.Baseline.Netdev == nil:
+	case r.Salvaged:
+		// Nothing is known of the interface, so nothing of it is to stay; wherever it is, this brings a new one home.
+		_, err = d.rebind(r.Identity.Driver)
+		errs = append(errs, err)
+	default:
 		errs = append(errs, d.resetNetdev(ctx, r, meanwhile.MAC != nil && meanwhile.MAC.IsZero()))
 	}
 	_, err = d.host.Settle(ctx, d.pf, d.id.Index, r.Baseline.Settings)
-	errs = append(errs, err)
-	return d.closeRecord(r, errors.Join(errs...))
+	if err = errors.Join(append(errs, err)...); err != nil {
+		return fmt.Errorf("put VF %s back: %w", d.key(), err)
+	}
+	return nil
 }
 
 // interim is what the PF is to enforce until the interface has its own MAC again: with the zero MAC on the PF the VF may
@@ -64,6 +102,8 @@ func interim(b Baseline, have vf.Settings) vf.Settings {
 // closeRecord writes down how it ended.
 func (d *device) closeRecord(r *Record, err error) error {
 	if err == nil {
+		r.Identity = d.id // it may have its driver anew
+		d.dropMark()
 		r.Phase, r.Owner, r.Netns, r.Wanted, r.Invocation, r.Faults = Free, Owner{}, Place{}, vf.Settings{}, nil, nil
 		if r.Salvaged {
 			// Safe defaults are no baseline: the next ADD takes one.
@@ -72,11 +112,11 @@ func (d *device) closeRecord(r *Record, err error) error {
 		return d.write(r)
 	}
 	r.Faults = strings.Split(err.Error(), "\n")
-	return errors.Join(fmt.Errorf("put VF %s back: %w", d.key(), err), d.write(r))
+	return errors.Join(err, d.write(r))
 }
 
 // bringHome moves the VF's interface from a pod to the host, under its old name. It is no error if it is at home, or
-// nowhere to be found.
+// nowhere to be found. The pod may have moved it on, into a namespace of its own: then it is looked for.
 func (d *device) bringHome(r *Record, paths []string) error {
 	if r.Baseline.Netdev == nil {
 		return nil
@@ -85,16 +125,21 @@ func (d *device) bringHome(r *Record, paths []string) error {
 		return nil
 	}
 	var errs []error
-	for _, path := range paths {
-		if path == "" {
-			continue
-		}
+	try := func(path string) bool {
 		err := d.bringFrom(path, r.Baseline.Netdev)
-		if err == nil {
+		if err != nil && !errors.Is(err, netns.ErrGone) && !errors.Is(err, vf.ErrNoDevice) {
+			errs = append(errs, err)
+		}
+		return err == nil
+	}
+	for _, path := range paths {
+		if path != "" && try(path) {
 			return nil
 		}
-		if !errors.Is(err, netns.ErrGone) && !errors.Is(err, vf.ErrNoDevice) {
-			errs = append(errs, err)
+	}
+	if len(errs) == 0 {
+		if path := d.whereabouts(); path != "" && try(path) {
+			return nil
 		}
 	}
 	return errors.Join(errs...)
@@ -116,11 +161,7 @@ func (d *device) bringFrom(path string, base *vf.Netdev) error {
 	}
 	// A name that the pod gave it may be taken on the host, and would keep it here.
 	err = pod.DropAltNames(dev, base.AltNames)
-	a := vf.Arrival{Name: base.Name, MTU: base.MTU}
-	if base.Name == "" {
-		a.Name = d.spareName()
-	}
-	moveErr := pod.Move(dev.Index, d.host, a)
+	moveErr := pod.Move(dev.Index, d.host, vf.Arrival{Name: base.Name, MTU: base.MTU})
 	if moveErr == nil {
 		return err
 	}
@@ -149,12 +190,6 @@ func (d *device) resetNetdev(ctx context.Context, r *Record, free bool) error {
 		return err
 	}
 	want := *r.Baseline.Netdev
-	if want.Name == "" {
-		// Salvaged: what it was called is lost. Anything but a pod's name for it.
-		want.Name = d.spareName()
-		want.MAC, want.MTU, want.TxQueueLen = dev.MAC, dev.MTU, dev.TxQueueLen
-		want.GSOMaxSize, want.GSOMaxSegs, want.GROMaxSize, want.AltNames = dev.GSOMaxSize, dev.GSOMaxSegs, dev.GROMaxSize, dev.AltNames
-	}
 	if dev.MAC != want.MAC && !free {
 		// igbvf takes over a MAC that an administrator had set on the PF when it is reset, as every set down does.
 		d.host.WriteEach(d.pf, d.id.Index, vf.Settings{MAC: new(vf.MAC)})
@@ -186,20 +221,25 @@ func (d *device) resetNetdev(ctx context.Context, r *Record, free bool) error {
 		return fmt.Errorf("%w: the VF's interface is %s, MAC %v, MTU %d, and was %s, MAC %v, MTU %d before",
 			vf.ErrUnsettled, now.Name, now.MAC, now.MTU, want.Name, want.MAC, want.MTU)
 	}
+	r.Baseline.Netdev.Index = now.Index
 	return nil
 }
 
 // await waits until the interface is in the host's namespace. When a network namespace dies the kernel moves physical
 // interfaces there, in its own time, and only once the last socket, process and mount of it are gone.
 func (d *device) await(ctx context.Context, driver string) (vf.Netdev, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.p.ReturnWait)
+	enough, cancel := context.WithTimeout(ctx, d.p.ReturnWait)
 	defer cancel()
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		if dev, ok := d.atHome(); ok {
 			return dev, nil
 		}
 		select {
-		case <-ctx.Done():
+		case <-enough.Done():
+			if ctx.Err() != nil {
+				return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w yet: %w", errAway, context.Cause(ctx)))
+			}
+			d.log.Warn("the VF's interface did not come back by itself, binding its driver again", "driver", driver, "waited", d.p.ReturnWait)
 			return d.rebind(driver)
 		case <-time.After(wait):
 		}
@@ -209,7 +249,6 @@ func (d *device) await(ctx context.Context, driver string) (vf.Netdev, error) {
 // rebind takes the interface from whoever still holds its namespace: without its driver it is gone there, and with it a
 // new one comes up here. It is for an owner that is no more, and changes the MAC of VFs that choose their own.
 func (d *device) rebind(driver string) (vf.Netdev, error) {
-	d.log.Warn("the VF's interface did not come back by itself, binding its driver again", "driver", driver, "waited", d.p.ReturnWait)
 	drivers := filepath.Join(d.p.Root, "sys/bus/pci/drivers")
 	files := []string{filepath.Join(drivers, driver, "bind")}
 	if d.vf.Driver != "" { // none, if we were killed right here before
@@ -217,51 +256,14 @@ func (d *device) rebind(driver string) (vf.Netdev, error) {
 	}
 	for _, file := range files {
 		if err := os.WriteFile(file, []byte(d.key()), 0); err != nil {
-			return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w within %v, and binding its driver again failed: %w", errAway, d.p.ReturnWait, err))
+			return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w, and binding its driver again failed: %w", errAway, err))
 		}
 	}
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if dev, ok := d.atHome(); ok {
+			d.vf.Driver, d.id.Driver = driver, driver
 			return dev, nil
 		}
 	}
-	return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w within %v, nor after its driver %s was bound again", errAway, d.p.ReturnWait, driver))
-}
-
-// salvage makes a record for a VF whose own cannot be read: nothing is guessed from it. It is moved aside for a person to
-// look at, and the VF is to get safe defaults.
-func (d *device) salvage(c *call, cause error) (*Record, error) {
-	path, err := d.p.Records.SetAside(d.key())
-	if err != nil {
-		return nil, coded(types.ErrIOFailure, err)
-	}
-	c.log.Error("the VF's record cannot be read: set it aside, resetting the VF to safe defaults", "error", cause, "record", path)
-	r := &Record{
-		Boot: d.boot, Phase: Removing, Owner: c.owner(), Identity: d.id, Salvaged: true,
-		Baseline: Baseline{Settings: d.supportedDefaults()},
-	}
-	if d.hasNetdev() {
-		r.Baseline.Netdev = &vf.Netdev{}
-		if dev, ok := d.atHome(); ok && dev.Name != c.IfName {
-			r.Baseline.Netdev.Name, r.Baseline.Netdev.AltNames = dev.Name, dev.AltNames
-			r.Baseline.Netdev.MAC, r.Baseline.Netdev.MTU, r.Baseline.Netdev.TxQueueLen = dev.MAC, dev.MTU, dev.TxQueueLen
-		}
-	}
-	return r, d.write(r)
-}
-
-// supportedDefaults are the safe defaults, less what the driver does not report: it cannot be set either.
-func (d *device) supportedDefaults() vf.Settings {
-	s := vf.Defaults()
-	live, err := d.host.Read(d.pf, d.id.Index)
-	if err != nil {
-		return s
-	}
-	if live.SpoofCheck == nil {
-		s.SpoofCheck = nil
-	}
-	if live.Trust == nil {
-		s.Trust = nil
-	}
-	return s
+	return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w, not even after its driver %s was bound again", errAway, driver))
 }

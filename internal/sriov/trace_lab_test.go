@@ -3,7 +3,6 @@
 package sriov_test
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -34,30 +33,20 @@ func beTraced(argv []string) error {
 	return unix.Exec(argv[0], argv, os.Environ())
 }
 
-// traced are the calls to stop at; seen looks closer at each.
-var traced = []uint32{
-	unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_WRITE, unix.SYS_RENAME, unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_UNLINK,
-	unix.SYS_UNLINKAT, unix.SYS_MKDIR, unix.SYS_MKDIRAT, unix.SYS_SYMLINK, unix.SYS_SYMLINKAT, unix.SYS_LINK, unix.SYS_LINKAT,
-	unix.SYS_TRUNCATE, unix.SYS_FTRUNCATE, unix.SYS_EXECVE, unix.SYS_EXECVEAT, unix.SYS_FSYNC, unix.SYS_IOCTL, unix.SYS_OPENAT,
-}
-
 func seccompFilter() []unix.SockFilter {
 	stmt := func(code uint16, k uint32) unix.SockFilter { return unix.SockFilter{Code: code, K: k} }
 	const numberOffset = 0 // of struct seccomp_data
-	const flagsOffset = 16 + 2*8
+	const argumentsOffset = 16
 	f := []unix.SockFilter{stmt(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, numberOffset)}
-	for _, call := range traced {
-		if call == unix.SYS_OPENAT {
-			continue
-		}
+	for call := range calls {
 		f = append(f,
-			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 1, K: call},
+			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 1, K: uint32(call)},
 			stmt(unix.BPF_RET|unix.BPF_K, unix.SECCOMP_RET_TRACE))
 	}
 	return append(f,
 		// openat, if it may make or empty a file.
 		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 3, K: unix.SYS_OPENAT},
-		stmt(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, flagsOffset),
+		stmt(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, argumentsOffset+2*8),
 		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, Jt: 0, Jf: 1, K: unix.O_CREAT | unix.O_TRUNC},
 		stmt(unix.BPF_RET|unix.BPF_K, unix.SECCOMP_RET_TRACE),
 		stmt(unix.BPF_RET|unix.BPF_K, unix.SECCOMP_RET_ALLOW))
@@ -70,9 +59,16 @@ type trace struct {
 	status unix.WaitStatus
 }
 
-// runTraced runs cmd, which must be an invocation's, and kills it at its point number kill (counted from 1; 0: never),
-// after the call or before it.
-func runTraced(cmd *exec.Cmd, kill int, after bool) (*trace, error) {
+// A kill says where a traced run is to die.
+type kill struct {
+	at    int    // the number of the point, from 1; 0: never
+	after bool   // after the call, not before it
+	only  string // only points that say this count
+	child bool   // the plugin's child is to die, not the plugin
+}
+
+// runTraced runs cmd, which must be an invocation's, and kills it.
+func runTraced(cmd *exec.Cmd, k kill) (*trace, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -86,19 +82,23 @@ func runTraced(cmd *exec.Cmd, kill int, after bool) (*trace, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	defer func() { _ = cmd.Process.Release() }()
-	t := &tracer{pid: cmd.Process.Pid, kill: kill, after: after, exiting: map[int]string{}}
-	return &t.trace, t.loop()
+	t := &tracer{pid: cmd.Process.Pid, kill: k, groups: map[int]int{}, leaving: map[int]string{}}
+	err = t.loop()
+	// It was reaped above: this ends the copying of its output.
+	if waitErr := cmd.Wait(); waitErr != nil && !errors.Is(waitErr, unix.ECHILD) {
+		err = errors.Join(err, waitErr)
+	}
+	return &t.trace, err
 }
 
 type tracer struct {
 	trace
 	pid     int
-	kill    int // the number of the change to be killed at
+	kill    kill
 	changes int
-	after   bool
 	started bool           // the plugin itself runs, no longer the launcher
-	exiting map[int]string // threads that were sent to the end of the call to be killed after
+	groups  map[int]int    // the process of each thread
+	leaving map[int]string // threads that were sent to the end of the call to be killed after
 }
 
 func (t *tracer) loop() error {
@@ -126,6 +126,7 @@ func (t *tracer) loop() error {
 			if tid == t.pid {
 				t.status = status
 			}
+			t.left(tid)
 			continue
 		}
 		t.stopped(tid, status)
@@ -146,162 +147,75 @@ func wait(pid int, status *unix.WaitStatus) (int, error) {
 func (t *tracer) stopped(tid int, status unix.WaitStatus) {
 	signal := 0
 	switch stop := status.StopSignal(); {
-	case stop == unix.SIGTRAP|0x80, status.TrapCause() == unix.PTRACE_EVENT_EXEC: // the end of a call that we asked for
-		if name, ok := t.exiting[tid]; ok {
-			delete(t.exiting, tid)
-			t.shoot("after " + name)
-		}
 	case stop == unix.SIGTRAP && status.TrapCause() == unix.PTRACE_EVENT_SECCOMP:
-		name := t.name(tid)
-		if name == "" {
-			break
+		if t.arrived(tid) {
+			_ = unix.PtraceSyscall(tid, 0)
+			return
 		}
-		t.points = append(t.points, name)
-		if strings.HasPrefix(name, "read ") {
-			break // of interest, but nothing changes
-		}
-		if t.changes++; t.changes != t.kill {
-			break
-		}
-		if !t.after {
-			t.shoot("before " + name)
-			break
-		}
-		t.exiting[tid] = name
-		_ = unix.PtraceSyscall(tid, 0)
-		return
-	case stop == unix.SIGTRAP, stop == unix.SIGSTOP: // exec, a new thread or child
+	case stop == unix.SIGTRAP|0x80, // the end of a call that we asked for
+		// A program has started, a child is there: one of these calls ends only much later, or elsewhere.
+		stop == unix.SIGTRAP && status.TrapCause() > 0:
+		t.left(tid)
+	case stop == unix.SIGTRAP, stop == unix.SIGSTOP: // a new thread or child
 	default:
 		signal = int(stop)
 	}
 	_ = unix.PtraceCont(tid, signal)
 }
 
-// shoot kills the plugin, not its child. A thread that was stopped before a call does not make it any more: the kernel looks
-// for a deadly signal first.
-func (t *tracer) shoot(where string) {
-	t.killed = where
-	_ = unix.Kill(t.pid, unix.SIGKILL)
-}
-
-// name says what a call changes; empty: nothing that matters.
-func (t *tracer) name(tid int) string {
-	var r unix.PtraceRegs
-	if unix.PtraceGetRegs(tid, &r) != nil {
-		return ""
-	}
-	if !t.started {
-		t.started = r.Orig_rax == unix.SYS_EXECVE // the launcher's last
-		return ""
-	}
-	path := func(address uint64) string { return t.text(tid, address) }
-	switch r.Orig_rax {
-	case unix.SYS_SENDTO, unix.SYS_SENDMSG:
-		return t.netlink(tid, r.Orig_rax, r.Rsi)
-	case unix.SYS_WRITE:
-		target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", tid, r.Rdi))
-		if err != nil || !strings.HasPrefix(target, "/") || strings.HasPrefix(target, "/dev/") {
-			return "" // a pipe, an eventfd, a terminal
-		}
-		return "write to " + target
-	case unix.SYS_IOCTL:
-		if r.Rsi != unix.SIOCETHTOOL {
-			return ""
-		}
-		return t.ethtool(tid, r.Rdx)
-	case unix.SYS_OPENAT:
-		if p := path(r.Rsi); !strings.HasPrefix(p, "/dev/") && !strings.HasPrefix(p, "/sys/") {
-			return "make or empty " + p
-		}
-		return ""
-	case unix.SYS_FSYNC:
-		return "fsync"
-	case unix.SYS_EXECVE:
-		return "exec " + path(r.Rdi)
-	case unix.SYS_RENAME, unix.SYS_UNLINK, unix.SYS_MKDIR, unix.SYS_SYMLINK:
-		return fmt.Sprintf("call %d of %s", r.Orig_rax, path(r.Rdi))
-	}
-	return fmt.Sprintf("call %d of %s", r.Orig_rax, path(r.Rsi))
-}
-
-var netlinkNames = map[uint16]string{
-	unix.RTM_NEWLINK: "RTM_NEWLINK", unix.RTM_SETLINK: "RTM_SETLINK", unix.RTM_DELLINK: "RTM_DELLINK", unix.RTM_NEWADDR: "RTM_NEWADDR",
-	unix.RTM_DELADDR: "RTM_DELADDR", unix.RTM_NEWROUTE: "RTM_NEWROUTE", unix.RTM_DELROUTE: "RTM_DELROUTE",
-	unix.RTM_NEWLINKPROP: "RTM_NEWLINKPROP", unix.RTM_DELLINKPROP: "RTM_DELLINKPROP",
-}
-
-// netlink reads the message that is sent. An RTM_GETLINK is told, too, with whether it asks for the VFs: it is counted.
-func (t *tracer) netlink(tid int, call, address uint64) string {
-	if call == unix.SYS_SENDMSG {
-		return "sendmsg"
-	}
-	b := make([]byte, 64)
-	n, _ := unix.PtracePeekData(tid, uintptr(address), b)
-	if n < 16 {
-		return ""
-	}
-	length, kind := binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint16(b[4:])
-	if length > 4096 {
-		return "" // no netlink: a frame
-	}
-	if kind == unix.RTM_GETLINK {
-		// After the two headers: one attribute, IFLA_EXT_MASK.
-		if n > 36 && binary.NativeEndian.Uint16(b[34:]) == unix.IFLA_EXT_MASK {
-			return "read the PF"
-		}
-		return ""
-	}
-	name := netlinkNames[kind]
+// arrived sees a thread before a call. It reports whether the call's end is of interest.
+func (t *tracer) arrived(tid int) bool {
+	name := t.name(tid)
 	if name == "" {
-		return ""
+		return false
 	}
-	whole := make([]byte, length)
-	m, _ := unix.PtracePeekData(tid, uintptr(address), whole)
-	return name + attributes(whole[:m])
+	if t.group(tid) != t.pid {
+		name = "child: " + name
+	}
+	t.points = append(t.points, name)
+	if strings.Contains(name, "read ") || !strings.Contains(name, t.kill.only) {
+		return false // of interest, but nothing changes
+	}
+	if t.changes++; t.changes != t.kill.at {
+		return false
+	}
+	if !t.kill.after {
+		t.shoot(tid, "before "+name)
+		return false
+	}
+	t.leaving[tid] = name
+	return true
 }
 
-// attributes names those of a link message that matter here.
-func attributes(message []byte) string {
-	var names []string
-	for b := message[min(32, len(message)):]; len(b) >= 4; {
-		length, kind := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])&0x3fff
-		if length < 4 || length > len(b) {
-			break
-		}
-		switch kind {
-		case unix.IFLA_VFINFO_LIST:
-			names = append(names, "VF settings")
-		case unix.IFLA_NET_NS_FD:
-			names = append(names, "move")
-		}
-		b = b[min(len(b), (length+3)&^3):]
-	}
-	if len(names) == 0 {
-		return ""
-	}
-	return " (" + strings.Join(names, ", ") + ")"
-}
-
-// ethtool follows a struct ifreq to the command.
-func (t *tracer) ethtool(tid int, request uint64) string {
-	pointer, command := make([]byte, 8), make([]byte, 4)
-	_, err1 := unix.PtracePeekData(tid, uintptr(request+unix.IFNAMSIZ), pointer)
-	_, err2 := unix.PtracePeekData(tid, uintptr(binary.NativeEndian.Uint64(pointer)), command)
-	if err1 != nil || err2 != nil {
-		return "ethtool"
-	}
-	switch c := binary.NativeEndian.Uint32(command); c {
-	case unix.ETHTOOL_SRINGPARAM, unix.ETHTOOL_SCHANNELS, unix.ETHTOOL_SFEATURES:
-		return fmt.Sprintf("ethtool command %#x", c)
-	default:
-		return fmt.Sprintf("read by ethtool command %#x", c)
+// left sees a thread after a call.
+func (t *tracer) left(tid int) {
+	if name, ok := t.leaving[tid]; ok {
+		delete(t.leaving, tid)
+		t.shoot(tid, "after "+name)
 	}
 }
 
-// text reads a string of the traced process.
-func (t *tracer) text(tid int, address uint64) string {
-	b := make([]byte, 256)
-	n, _ := unix.PtracePeekData(tid, uintptr(address), b)
-	s, _, _ := strings.Cut(string(b[:n]), "\x00")
-	return s
+// shoot kills the plugin, not its child, or the other way round. A thread that was stopped before a call does not make it
+// any more: the kernel looks for a deadly signal first.
+func (t *tracer) shoot(tid int, where string) {
+	victim := t.pid
+	if t.kill.child {
+		victim = t.group(tid)
+	}
+	if unix.Kill(victim, unix.SIGKILL) == nil { // else it had just ended
+		t.killed = where
+	}
+}
+
+// group is the process that a thread belongs to.
+func (t *tracer) group(tid int) int {
+	if pid, ok := t.groups[tid]; ok {
+		return pid
+	}
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	_, rest, _ := strings.Cut(string(status), "\nTgid:")
+	pid := tid
+	_, _ = fmt.Sscan(rest, &pid)
+	t.groups[tid] = pid
+	return pid
 }

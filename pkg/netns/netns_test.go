@@ -67,6 +67,39 @@ func TestID(t *testing.T) {
 	}
 }
 
+func TestOthers(t *testing.T) {
+	a, b := fresh(t), fresh(t)
+	paths, err := Others("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	times := map[ID]int{}
+	for _, path := range paths {
+		if n, err := Open(path); err == nil { // others come and go
+			id, err := n.ID()
+			if err != nil {
+				t.Fatal(err)
+			}
+			times[id]++
+			_ = n.Close()
+		}
+	}
+	for path, want := range map[string]int{a: 1, b: 1, own.Path(): 0} {
+		id, err := open(t, path).ID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if times[id] != want {
+			t.Errorf("%s is listed %d times, want %d, in %v", path, times[id], want, paths)
+		}
+	}
+}
+
 func TestGone(t *testing.T) {
 	plain := filepath.Join(t.TempDir(), "plain")
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {

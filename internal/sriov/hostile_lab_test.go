@@ -1,0 +1,93 @@
+//go:build lab
+
+package sriov_test
+
+import (
+	"os/exec"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// What a pod with CAP_NET_ADMIN can do to its interface does not stay.
+func TestHostilePod(t *testing.T) {
+	tests := map[string][][]string{
+		"renames it":               {{"link", "set", "net1", "down"}, {"link", "set", "net1", "name", "eth7"}},
+		"names it like the PF":     {{"link", "set", "net1", "down"}, {"link", "set", "net1", "name", "PF"}},
+		"alternative name like PF": {{"link", "property", "add", "dev", "net1", "altname", "PF"}},
+		"promiscuous":              {{"link", "set", "net1", "promisc", "on"}, {"link", "set", "net1", "allmulticast", "on"}},
+		"MTU, queue, group, alias": {{"link", "set", "net1", "mtu", "1300", "txqueuelen", "17", "group", "5", "alias", "mine"}},
+		"MAC":                      {{"link", "set", "net1", "down"}, {"link", "set", "net1", "address", "02:de:ad:00:00:01"}},
+		"GSO limits":               {{"link", "set", "net1", "gso_max_size", "1500", "gso_max_segs", "7"}},
+		"offloads":                 {{"ethtool", "-K", "net1", "tso", "off", "rx", "off", "gro", "off"}},
+		"rings":                    {{"ethtool", "-G", "net1", "rx", "512", "tx", "128"}},
+		"a name full of signs":     {{"link", "set", "net1", "down"}, {"link", "set", "net1", "name", "$(rm)-;%d\\n"}},
+	}
+	for name, commands := range tests {
+		for _, dies := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: ", and dies", false: ""}[dies], func(t *testing.T) {
+				n := newNode(t)
+				d := n.vfs[0]
+				before := n.state(d)
+				pf, err := n.host.Get(n.pf(d).Index)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := n.newPod()
+				c := p.conf(d, conf{"vlan": 5})
+				p.call("ADD", c).must(t)
+				for _, args := range commands {
+					args = slices.Clone(args)
+					for i := range args {
+						if args[i] == "PF" {
+							args[i] = pf.Name
+						}
+					}
+					if args[0] == "ethtool" {
+						n.ip(append([]string{"netns", "exec", p.ns}, args...)...)
+						continue
+					}
+					n.ip(append([]string{"-n", p.ns}, args...)...)
+				}
+				if dies {
+					p.kill()
+				}
+				p.call("DEL", c).must(t)
+				if diff := cmp.Diff(before, n.state(d)); diff != "" {
+					t.Errorf("after DEL: %s", diff)
+				}
+			})
+		}
+	}
+}
+
+// A name that is taken: on the way in and on the way home.
+func TestNameCollisions(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	p := n.newPod()
+	n.ip("-n", p.ns, "link", "add", "net1", "type", "dummy")
+	_, err := p.call("ADD", p.conf(d, full())).run(t)
+	wantCode(t, err, 4, "net1")
+	if diff := cmp.Diff(before, n.state(d)); diff != "" {
+		t.Errorf("after the refused ADD: %s", diff)
+	}
+	n.ip("-n", p.ns, "link", "del", "net1")
+	p.call("ADD", p.conf(d, full())).must(t)
+	n.ip("link", "add", before.Netdev.Name, "type", "dummy")
+	n.ip("link", "add", "net1", "type", "dummy")
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", "net1").Run() })
+	if _, err := p.call("DEL", p.conf(d, full())).run(t); err == nil {
+		t.Error("DEL succeeded although the VF's name is taken")
+	}
+	if got := n.state(d); cmp.Diff(before.Settings, got.Settings) != "" {
+		t.Errorf("the PF's entry was not restored: %v", got.Settings)
+	}
+	n.ip("link", "del", before.Netdev.Name)
+	p.call("DEL", p.conf(d, full())).must(t)
+	if diff := cmp.Diff(before, n.state(d)); diff != "" {
+		t.Errorf("after the second DEL: %s", diff)
+	}
+}
