@@ -33,7 +33,7 @@ It works on the node itself, as root, and needs no API server.`,
 		Args:          cobra.NoArgs,
 		RunE:          help,
 	}
-	root.AddCommand(newNode(), newVersion())
+	root.AddCommand(newExplain(), newNode(), newVersion())
 	return root
 }
 

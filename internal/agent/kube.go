@@ -156,7 +156,7 @@ func trimDefinition(obj any) (any, error) {
 	config, _, err := unstructured.NestedString(u.Object, "spec", "config")
 	parsed := network.ParseDefinition(u.GetNamespace(), u.GetName(), u.GetAnnotations()[network.ResourceAnnotation], config)
 	if err != nil {
-		parsed.Err = &network.Error{Reason: network.WrongType, Network: parsed.Network(), Key: "spec.config", Problem: "it is not a string", Remedy: "write the JSON as a string"}
+		parsed.Err = network.NotAString(parsed)
 	}
 	return &definition{
 		ObjectMeta: metav1.ObjectMeta{Namespace: u.GetNamespace(), Name: u.GetName(), UID: u.GetUID(), ResourceVersion: u.GetResourceVersion()},

@@ -142,6 +142,12 @@ var takesUndeclared = map[string][]string{
 	"infinibandGUID": {"ib-sriov"},
 }
 
+// takes reports whether the plugin, or its IPAM plugin, is known to take a value that it does not declare.
+func takes(p plugin, capability string) bool {
+	names := takesUndeclared[capability]
+	return slices.Contains(names, p.typ) || (capability == "ips" && slices.Contains(names, p.ipam))
+}
+
 // declareCapabilities checks that some plugin of the chain takes each value that the pod asks for, and declares it where
 // a plugin takes it undeclared. The plugins come back as a copy.
 func declareCapabilities(s Selection, plugins []plugin) (out []plugin, changed bool, err *Error) {
@@ -152,8 +158,7 @@ func declareCapabilities(s Selection, plugins []plugin) (out []plugin, changed b
 		}
 		taken := false
 		for i, p := range out {
-			names := takesUndeclared[capability]
-			if !slices.Contains(names, p.typ) && (capability != "ips" || !slices.Contains(names, p.ipam)) {
+			if !takes(p, capability) {
 				continue
 			}
 			p.capabilities = maps.Clone(p.capabilities)

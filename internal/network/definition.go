@@ -17,6 +17,7 @@ type Definition struct {
 	// Err says why the definition cannot be used; nil if it can.
 	Err error
 
+	origin  string // where the configuration stands
 	list    object // the list's own keys, without plugins
 	plugins []plugin
 	config  json.RawMessage // the whole list, as it is when a pod asks for nothing special
@@ -41,9 +42,15 @@ func ParseDefinition(namespace, name, resource, config string) *Definition {
 		return d
 	}
 	if strings.TrimSpace(config) != "" {
+		d.origin = "the definition's spec.config"
 		d.fail(d.parse([]byte(config)).at("spec.config"))
 	}
 	return d
+}
+
+// NotAString is what is wrong with a definition whose spec.config is no string, as YAML makes of JSON without quotes.
+func NotAString(d *Definition) error {
+	return problem(WrongType, "write the JSON as a string, in YAML below config: |", "it is not a string").at("spec.config").of(Pod{}, d.Network())
 }
 
 // Network is the definition as "namespace/name".
@@ -54,7 +61,7 @@ func (d *Definition) OnDisk() bool { return d.Err == nil && d.config == nil }
 
 // WithConfig returns the definition with a configuration that was read from the node's disk, at path.
 func (d *Definition) WithConfig(path string, config []byte) *Definition {
-	c := &Definition{Namespace: d.Namespace, Name: d.Name, Resource: d.Resource}
+	c := &Definition{Namespace: d.Namespace, Name: d.Name, Resource: d.Resource, origin: "the file " + path}
 	c.fail(c.parse(config).at("file " + path))
 	return c
 }
@@ -81,7 +88,7 @@ func (d *Definition) parse(config []byte) *Error {
 // ParseFile reads a configuration from the node's disk that no NetworkAttachmentDefinition stands for. It goes by its own
 // name, without a namespace.
 func ParseFile(path string, config []byte) *Definition {
-	d := &Definition{}
+	d := &Definition{origin: "the file " + path}
 	d.fail(d.parse(config).at("file " + path))
 	if d.Err == nil && d.nameByConfig() == "" {
 		d.fail(problem(MissingKey, "give the network a name", "the key is missing").at("name").at("file " + path))

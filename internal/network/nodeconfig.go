@@ -229,7 +229,7 @@ func (p *nodeParser) readDelegates(raw json.RawMessage) *Error {
 		return problem(TooMany, "give pods fewer networks", "%d networks, %d at most", len(confs), MaxAttachments)
 	}
 	for i, conf := range confs {
-		d := &Definition{Name: p.name}
+		d := &Definition{Name: p.name, origin: "the node's configuration"}
 		if err := d.parse(conf); err != nil {
 			return err.at(fmt.Sprintf("[%d]", i))
 		}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// fakeKubectl answers from the files of a folder, NAMESPACE.KIND.NAME, and writes down what it was asked.
+const fakeKubectl = `#!/bin/sh
+printf '%s\n' "$*" >> "$CLUSTER/asked"
+namespace=default
+while [ "$1" != -- ]; do
+	case $1 in --namespace) namespace=$2 ;; --kubeconfig) [ -e "$2" ] || { echo "no $2" >&2; exit 1; } ;; --ignore-not-found) ignore=yes ;; esac
+	shift
+done
+kind=$2; shift 2
+for name; do
+	if [ -e "$CLUSTER/$namespace.$kind.$name" ]; then cat "$CLUSTER/$namespace.$kind.$name"; echo; echo ---; elif [ -z "$ignore" ]; then echo "$kind $name not found" >&2; exit 1; fi
+done
+`
+
+const (
+	podJSON = `{"kind":"Pod","metadata":{"name":"web","namespace":"shop","annotations":{"k8s.v1.cni.cncf.io/networks":"fast,nets/slow"}},
+		"spec":{"containers":[{"resources":{"limits":{"intel.com/sriov":"1"}}}]}}`
+	fastJSON = `{"kind":"NetworkAttachmentDefinition","metadata":{"name":"fast","namespace":"shop",
+		"annotations":{"k8s.v1.cni.cncf.io/resourceName":"intel.com/sriov"}},"spec":{"config":"{\"type\":\"sriov\"}"}}`
+	slowYAML = "kind: NetworkAttachmentDefinition\nmetadata: {name: slow, namespace: nets}\nspec: {config: '{\"type\":\"bridge\"}'}\n"
+)
+
+func write(t *testing.T, dir string, files map[string]string) string {
+	t.Helper()
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestExplain(t *testing.T) {
+	const nads = "network-attachment-definitions.k8s.cni.cncf.io"
+	cluster := write(t, t.TempDir(), map[string]string{
+		"kubectl": fakeKubectl, "shop.pod.web": podJSON, "shop." + nads + ".fast": fastJSON, "nets." + nads + ".slow": slowYAML, "config": "",
+	})
+	t.Setenv("CLUSTER", cluster)
+	path := os.Getenv("PATH")
+	files := write(t, t.TempDir(), map[string]string{
+		"pod.json": podJSON, "slow.yaml": slowYAML, "fast.json": fastJSON, "notes.txt": "kind: [", "all.yaml": podJSON + "\n---\n" + fastJSON + "\n---\n" + slowYAML,
+		"bad.yaml": strings.Replace(podJSON, "fast,", "fast,fast,", 1), "multus.conf": `{"namespaceIsolation":true}`, "none.yaml": slowYAML,
+	})
+	tests := map[string]struct {
+		args    string
+		kubectl bool
+		want    []string
+		fails   string
+		asked   int
+	}{
+		"a pod of the cluster":         {"web -n shop", true, []string{"pod shop/web", "net1            shop/fast", "net2            nets/slow"}, "", 3},
+		"with a kubeconfig":            {"web -n shop --kubeconfig CLUSTER/config", true, []string{"net2"}, "", 3},
+		"a kubeconfig that is not":     {"web --kubeconfig /none", true, nil, "no /none", 1},
+		"no such pod":                  {"none -n shop", true, nil, "none not found", 1},
+		"a file, the cluster's nads":   {"-f FILES/pod.json", true, []string{"net1            shop/fast", "net2            nets/slow"}, "", 2},
+		"files alone":                  {"-f FILES/pod.json --nads FILES", false, []string{"net1            shop/fast", "net2            nets/slow"}, "", 0},
+		"one file with all":            {"-f FILES/all.yaml", false, []string{"net1            shop/fast", "net2            nets/slow"}, "", 0},
+		"one definition":               {"-f FILES/pod.json --nads FILES/fast.json", false, nil, "NoDefinition", 0},
+		"a pod that would not start":   {"-f FILES/bad.yaml --nads FILES", false, nil, "MissingDevice", 0},
+		"a node that isolates":         {"-f FILES/pod.json --nads FILES --config FILES/multus.conf", false, nil, "NotAllowed", 0},
+		"no kubectl":                   {"-f FILES/pod.json", false, nil, "--nads", 0},
+		"no pod":                       {"-f FILES/none.yaml", false, nil, "no pod", 0},
+		"neither a pod nor a file":     {"", false, nil, "name a pod", 0},
+		"both":                         {"web -f FILES/pod.json", false, nil, "name a pod", 0},
+		"no such file":                 {"-f FILES/gone", false, nil, "gone", 0},
+		"no such folder":               {"-f FILES/pod.json --nads FILES/gone", false, nil, "gone", 0},
+		"a node's file that is broken": {"-f FILES/pod.json --nads FILES --config FILES/notes.txt", false, nil, "NotJSON", 0},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("PATH", t.TempDir())
+			if tt.kubectl {
+				t.Setenv("PATH", cluster+":"+path)
+			}
+			if err := os.RemoveAll(filepath.Join(cluster, "asked")); err != nil {
+				t.Fatal(err)
+			}
+			args := strings.Fields(strings.NewReplacer("FILES", files, "CLUSTER", cluster).Replace("explain " + tt.args))
+			out, err := vfctl(t, args...)
+			if (err == nil) != (tt.fails == "") || (err != nil && !strings.Contains(err.Error(), tt.fails)) {
+				t.Fatalf("got %v, want %q; %s", err, tt.fails, out)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("it does not say %q:\n%s", want, out)
+				}
+			}
+			asked, _ := os.ReadFile(filepath.Join(cluster, "asked"))
+			if got := strings.Count(string(asked), "\n"); got != tt.asked {
+				t.Errorf("the cluster was asked %d times, want %d:\n%s", got, tt.asked, asked)
+			}
+		})
+	}
+}

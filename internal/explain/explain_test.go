@@ -1,0 +1,194 @@
+package explain
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/network"
+	"github.com/viaduct-sriov/viaduct/internal/ondisk"
+)
+
+const definitions = `
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: fast, namespace: nets, annotations: {k8s.v1.cni.cncf.io/resourceName: intel.com/sriov}}
+spec:
+  config: |
+    {"cniVersion": "1.0.0", "plugins": [{"type": "sriov", "ipam": {"type": "host-local"}}, {"type": "tuning"}]}
+---
+{"kind": "List", "items": [
+  {"kind": "NetworkAttachmentDefinition", "metadata": {"name": "disk"}},
+  {"kind": "NetworkAttachmentDefinition", "metadata": {"name": "yaml"}, "spec": {"config": {"type": "bridge"}}}
+]}
+--- # a comment
+kind: NetworkAttachmentDefinition
+metadata: {name: main, namespace: kube-system}
+spec: {config: '{"type": "bridge"}'}
+`
+
+// podWith has one device in a container and one in a sidecar; the init container's is given back before the others start.
+func podWith(annotations string) string {
+	return `
+kind: Pod
+metadata:
+  name: web
+  namespace: shop
+  annotations: ` + annotations + `
+spec:
+  initContainers:
+    - {name: once, resources: {limits: {intel.com/sriov: 5}}}
+    - {name: sidecar, restartPolicy: Always, resources: {limits: {intel.com/sriov: "1"}}}
+  containers:
+    - {name: main, resources: {limits: {intel.com/sriov: 1, cpu: 500m, memory: 64Mi}}}
+`
+}
+
+func explained(t *testing.T, node Node, manifest string) (string, error) {
+	t.Helper()
+	m := Manifests{}
+	if err := errors.Join(m.Read([]byte(definitions), "shop"), m.Read([]byte(manifest), "shop")); err != nil {
+		t.Fatal(err)
+	}
+	if len(m.Pods) != 1 {
+		t.Fatalf("%d pods", len(m.Pods))
+	}
+	var out strings.Builder
+	err := node.Explain(&out, m.Pods[0], m.Definitions)
+	return out.String(), err
+}
+
+func plainNode() Node { return Node{Config: network.DefaultNodeConfig()} }
+
+func TestExplain(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "1.conf"), []byte(`{"name":"disk","type":"macvlan"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config, err := network.ParseNodeConfig([]byte(`{"defaultNetworks":["` + dir + `"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := explained(t, Node{Config: config, Networks: ondisk.Folder(dir)}, podWith(`{
+		v1.multus-cni.io/default-network: main,
+		k8s.v1.cni.cncf.io/networks: '[{"name":"fast","namespace":"nets","mac":"02:00:00:00:00:01","ips":["192.0.2.1"]},
+			{"name":"fast","namespace":"nets","interface":"data0","default-route":["192.0.2.254"]},
+			{"name":"disk","cni-args":{"k":1},"ipam-claim-reference":"c"}]'}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `pod shop/web
+eth0            kube-system/main
+                - asked for by v1.multus-cni.io/default-network
+                - plugins: bridge, from the definition's spec.config
+                - interface eth0: it is the default network
+net1            disk
+                - given by the node's configuration, defaultNetworks[0]
+                - plugins: macvlan, from the file DIR/1.conf
+                - interface net1: by position
+net2            nets/fast
+                - asked for by k8s.v1.cni.cncf.io/networks[0]
+                - plugins: sriov, tuning, from the definition's spec.config
+                - interface net2: by position
+                - device #001 of intel.com/sriov: the next that the pod has of the resource in the definition's annotation k8s.v1.cni.cncf.io/resourceName
+                - ips ["192.0.2.1"]: to sriov, which is known to take it undeclared
+                - mac "02:00:00:00:00:01": to sriov and tuning, which is known to take it undeclared
+data0           nets/fast
+                - asked for by k8s.v1.cni.cncf.io/networks[1]
+                - plugins: sriov, tuning, from the definition's spec.config
+                - interface data0: asked for by name
+                - device #002 of intel.com/sriov: the next that the pod has of the resource in the definition's annotation k8s.v1.cni.cncf.io/resourceName
+                - the pod's default routes: here, by 192.0.2.254, and nowhere else
+net4            shop/disk
+                - asked for by k8s.v1.cni.cncf.io/networks[2]
+                - plugins: macvlan, from the file DIR/1.conf
+                - interface net4: by position
+                - cni-args k: to every plugin, as args.cni
+                - ipam-claim-reference c: to every plugin, as args.cni
+`
+	if d := cmp.Diff(strings.ReplaceAll(want, "DIR", dir), got); d != "" {
+		t.Error(d)
+	}
+	if got, err = explained(t, plainNode(), podWith(`{}`)); err != nil || !strings.Contains(got, "eth0            the node's default network\n") || strings.Contains(got, "net1") {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
+func TestExplainRefusals(t *testing.T) {
+	isolated := plainNode()
+	isolated.Config.Policy.Isolated = true
+	for name, tt := range map[string]struct {
+		node     Node
+		networks string
+		want     []string
+	}{
+		"two devices, three networks": {plainNode(), "nets/fast,nets/fast,nets/fast", []string{"MissingDevice", `intel.com/sriov: "3"`, "has 2"}},
+		"no such definition":          {plainNode(), "none", []string{"NoDefinition", "shop/none"}},
+		"a definition of YAML":        {plainNode(), "yaml", []string{"WrongType", "not a string", "config: |"}},
+		"not on this disk":            {plainNode(), "disk", []string{"NoConfig"}},
+		"another's definition":        {isolated, "nets/fast", []string{"NotAllowed", "nets"}},
+		"a bad annotation":            {plainNode(), "[{", []string{"NotJSON"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := explained(t, tt.node, podWith(`{k8s.v1.cni.cncf.io/networks: '`+tt.networks+`'}`))
+			if !errors.Is(err, network.ErrInvalid) || out != "" {
+				t.Fatalf("got %q, %v", out, err)
+			}
+			for _, want := range append(tt.want, "pod shop/web") {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q: %v", want, err)
+				}
+			}
+		})
+	}
+}
+
+func TestReadTemplates(t *testing.T) {
+	template := `{metadata: {annotations: {a: b}}, spec: {containers: [{resources: {limits: {x.org/y: 3}}}]}}`
+	for kind, spec := range map[string]string{
+		"Deployment": `{template: ` + template + `}`, "Job": `{template: ` + template + `}`,
+		"CronJob": `{jobTemplate: {spec: {template: ` + template + `}}}`,
+	} {
+		m := Manifests{}
+		if err := m.Read([]byte("kind: "+kind+"\nmetadata: {name: w}\nspec: "+spec), "shop"); err != nil {
+			t.Fatal(err)
+		}
+		want := []Pod{{
+			Pod: network.Pod{Namespace: "shop", Name: "w"}, Annotations: map[string]string{"a": "b"},
+			Devices: map[string][]string{"x.org/y": {"#001", "#002", "#003"}},
+		}}
+		if d := cmp.Diff(want, m.Pods); d != "" {
+			t.Errorf("%s: %s", kind, d)
+		}
+	}
+	m := Manifests{}
+	if err := m.Read([]byte("kind: Service\nspec: {selector: {a: b}}\n---\n\n---\nkind: Pod\nspec: {containers: [{resources: {limits: {x.org/y: 1000000000}}}]}"), "shop"); err != nil {
+		t.Fatal(err)
+	}
+	if len(m.Pods) != 1 || len(m.Pods[0].Devices["x.org/y"]) != maxDevices {
+		t.Errorf("got %d pods with %d devices", len(m.Pods), len(m.Pods[0].Devices["x.org/y"]))
+	}
+	if err := m.Read([]byte("kind: [\n"), "shop"); err == nil {
+		t.Error("broken YAML is read")
+	}
+}
+
+func FuzzManifest(f *testing.F) {
+	f.Add(definitions)
+	f.Add(podWith(`{k8s.v1.cni.cncf.io/networks: nets/fast}`))
+	f.Fuzz(func(t *testing.T, manifest string) {
+		m := Manifests{}
+		if m.Read([]byte(manifest), "shop") != nil {
+			return
+		}
+		for _, p := range m.Pods {
+			if err := plainNode().Explain(&strings.Builder{}, p, m.Definitions); err != nil && !errors.Is(err, network.ErrInvalid) {
+				t.Fatal(err)
+			}
+		}
+	})
+}
