@@ -48,10 +48,11 @@ type Info struct {
 
 // PCI describes a PCI device.
 type PCI struct {
-	Address           string `json:"pci-address"`
-	PFAddress         string `json:"pf-pci-address,omitempty"`
-	VhostNet          string `json:"vhost-net,omitempty"`
-	RDMADevice        string `json:"rdma-device,omitempty"`
+	Address    string `json:"pci-address"`
+	PFAddress  string `json:"pf-pci-address,omitempty"`
+	VhostNet   string `json:"vhost-net,omitempty"`
+	RDMADevice string `json:"rdma-device,omitempty"`
+	// RepresentorDevice is the interface on the node that stands for the device in a switch.
 	RepresentorDevice string `json:"representor-device,omitempty"`
 }
 
@@ -62,6 +63,8 @@ type VDPA struct {
 	Path         string `json:"path,omitempty"`
 	PCIAddress   string `json:"pci-address,omitempty"`
 	PFAddress    string `json:"pf-pci-address,omitempty"`
+	// RepresentorDevice is as in PCI.
+	RepresentorDevice string `json:"representor-device,omitempty"`
 }
 
 // A Dir is the folder of device-info files. The zero Dir is DefaultRoot.

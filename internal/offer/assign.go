@@ -55,9 +55,9 @@ func (o *Offer) present(c *pool.Config, devices []*inventory.Device, held map[st
 		pl, d := &c.Pools[p], devices[i]
 		m := member{resource: pl.Resource, device: plugin.Device{ID: d.ID, Unhealthy: unhealthyIn(pl, d), NUMANode: d.NUMANode, PF: d.PF}}
 		if s := pl.Selector(&d.Device); s != nil {
-			m.device.RDMA, m.device.VhostNet = s.IsRDMA, s.NeedVhostNet
+			m.device.Needs = plugin.Needs{RDMA: s.IsRDMA, VhostNet: s.NeedVhostNet, VDPA: s.VDPAType}
 		} else if was := o.last[d.ID]; was.resource == m.resource {
-			m.device.RDMA, m.device.VhostNet = was.device.RDMA, was.device.VhostNet
+			m.device.Needs = was.device.Needs
 		}
 		members[d.ID] = m
 	}

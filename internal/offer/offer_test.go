@@ -219,6 +219,30 @@ func (n *node) check(err error) {
 	}
 }
 
+// What a selector asks for is what Allocate gives, also when the configuration that asked is gone.
+func TestNeedsReachAllocate(t *testing.T) {
+	n := prepareNode(t, pools(`{"resourceName": "sriov", "selectors": {"vdpaType": "vhost", "needVhostNet": true}}`))
+	n.tree.Write(n.tree.AddVDPA(n.tree.Dir(vf0), "vdpa0", "vhost_vdpa")+"/vhost-vdpa-3/dev", "511:0")
+	n.tree.Write("sys/class/misc/vhost-net/dev", "10:238")
+	n.kubelet.Start()
+	t.Cleanup(n.kubelet.Stop)
+	n.start()
+	n.sees(resource, vf0)
+	check := func() {
+		t.Helper()
+		got := n.allocate(resource, vf0).GetEnvs()["PCIDEVICE_INTEL_COM_SRIOV_INFO"]
+		want := `{"0000:02:10.0":{"generic":{"deviceID":"0000:02:10.0"},"vdpa":{"mount":"/dev/vhost-vdpa-3"},"vhost":{"net-mount":"/dev/vhost-net","tun-mount":"/dev/net/tun"}}}`
+		if got != want {
+			t.Errorf("info: %s, want %s", got, want)
+		}
+	}
+	check()
+	n.kubelet.Give(vf0, resource)
+	n.configure(pools(fewVFs))
+	n.afterSomeRounds()
+	check()
+}
+
 func TestDevicesComeAndGo(t *testing.T) {
 	n := newNode(t, pools(`{"resourceName": "sriov", "selectors": {"drivers": ["igbvf"]}}`))
 	n.sees(resource, vf0+" "+vf1)

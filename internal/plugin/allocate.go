@@ -3,8 +3,6 @@ package plugin
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -14,7 +12,6 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/cdi"
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
-	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
 // allocate makes the answer for one container. Everything that can have changed since the last scan, such as the vfio
@@ -71,7 +68,7 @@ type allocation struct {
 	id      string
 	nodes   []cdi.Node
 	info    info
-	devInfo devinfo.Info
+	devInfo *devinfo.Info // nil: there is no kind for such a device
 }
 
 // info is what a container is told of a device, by topic, such as vfio.
@@ -86,42 +83,30 @@ func (a *allocation) mount(host, container string) {
 
 // look finds out what a container needs for a device.
 func (s *server) look(r *Resource, d *Device) (*allocation, error) {
-	address, err := pci.ParseAddress(d.ID)
-	if err != nil {
-		return nil, err
-	}
-	function, err := pci.Read(s.config.Root, address)
+	p, err := find(s.config.Root, d.ID)
 	if err != nil {
 		return nil, err
 	}
 	a := &allocation{id: d.ID, info: info{"generic": {"deviceID": d.ID}}}
-	nodes := pci.ReadNodes(s.config.Root, address)
-	if isVFIO(function.Driver) && nodes.VFIO == nil {
-		return nil, fmt.Errorf("its driver is %s, but it has no vfio node: see whether the IOMMU is on", function.Driver)
-	}
-	if isUIO(function.Driver) && nodes.UIO == "" {
-		return nil, fmt.Errorf("its driver is %s, but it has no uio node", function.Driver)
-	}
-	a.addVFIO(nodes.VFIO)
-	if nodes.UIO != "" {
-		a.mount(nodes.UIO, nodes.UIO)
-		a.info["uio"] = map[string]string{"mount": nodes.UIO}
-	}
+	err = errors.Join(a.addVFIO(p), a.addUIO(p))
 	if d.RDMA {
-		if err := a.addRDMA(nodes); err != nil {
-			return nil, err
-		}
+		err = errors.Join(err, a.addRDMA(p.nodes))
 	}
 	vhost := ""
 	if d.VhostNet {
-		if vhost, err = a.addVhost(s.config.Root); err != nil {
-			return nil, err
-		}
+		vhost = vhostNode
+		err = errors.Join(err, a.addVhost(s.config.Root))
+	}
+	if d.VDPA != "" {
+		err = errors.Join(err, a.addVDPA(p, d.VDPA))
+	}
+	if err != nil {
+		return nil, err
 	}
 	if extra := extraInfo(r.AdditionalInfo, d.ID); len(extra) > 0 {
 		a.info["extra"] = extra
 	}
-	a.devInfo = deviceInfo(function, vhost, d.RDMA)
+	a.devInfo = p.info(d.Needs, vhost)
 	return a, nil
 }
 
@@ -145,85 +130,10 @@ func (s *server) handOver(response *deviceplugin.ContainerAllocateResponse, r *R
 			}
 		}
 	}
-	return s.config.DevInfo.WriteDevice(r.Name, a.id, a.devInfo)
-}
-
-func isVFIO(driver string) bool { return strings.Contains(driver, "vfio") }
-
-func isUIO(driver string) bool { return driver == "igb_uio" || driver == "uio_pci_generic" }
-
-func (a *allocation) addVFIO(v *pci.VFIONodes) {
-	if v == nil {
-		return
+	if a.devInfo == nil {
+		return nil
 	}
-	about := map[string]string{}
-	if v.Group != "" {
-		a.mount(v.Container, v.Container)
-		a.mount(v.Group, v.InContainer)
-		about["mount"], about["dev-mount"] = v.Container, v.InContainer
-	}
-	if v.Device != "" && v.IOMMUFD != "" {
-		a.mount(v.IOMMUFD, v.IOMMUFD)
-		a.mount(v.Device, v.Device)
-		about["iommufd-mount"], about["cdev-mount"] = v.IOMMUFD, v.Device
-	}
-	a.info["vfio"] = about
-}
-
-func (a *allocation) addRDMA(nodes pci.Nodes) error {
-	if len(nodes.RDMA) == 0 {
-		return errors.New("its pool has isRdma, but it has no RDMA device: see whether the driver's RDMA module is loaded, and the device not in another network namespace")
-	}
-	about := map[string]string{}
-	add := func(key, node string) {
-		if node != "" {
-			a.mount(node, node)
-			about[key] = node
-		}
-	}
-	for _, d := range nodes.RDMA {
-		about["rdma_dev"] = d.Name
-		add("uverbs", d.Verbs)
-		add("umad", d.MAD)
-		add("issm", d.Issuer)
-	}
-	add("rdma_cm", nodes.RDMACM)
-	a.info["rdma"] = about
-	return nil
-}
-
-const (
-	vhostNode = "/dev/vhost-net"
-	tunNode   = "/dev/net/tun"
-)
-
-func (a *allocation) addVhost(root string) (string, error) {
-	if pci.Misc(root, "vhost-net", vhostNode) == "" {
-		return "", fmt.Errorf("its pool has needVhostNet, but the node has no %s: load the module vhost_net", vhostNode)
-	}
-	a.mount(vhostNode, vhostNode)
-	a.mount(tunNode, tunNode)
-	a.info["vhost"] = map[string]string{"net-mount": vhostNode, "tun-mount": tunNode}
-	return vhostNode, nil
-}
-
-// extraInfo is what the pool says of all devices, and over it what it says of this one.
-func extraInfo(all map[string]map[string]string, id string) map[string]string {
-	extra := map[string]string{}
-	maps.Copy(extra, all["*"])
-	maps.Copy(extra, all[id])
-	return extra
-}
-
-func deviceInfo(d *pci.Device, vhost string, rdma bool) devinfo.Info {
-	p := &devinfo.PCI{Address: d.Address.String(), VhostNet: vhost}
-	if d.IsVF() {
-		p.PFAddress = d.PF.String()
-	}
-	if rdma && len(d.RDMA) > 0 {
-		p.RDMADevice = d.RDMA[0]
-	}
-	return devinfo.Info{Type: "pci", PCI: p}
+	return s.config.DevInfo.WriteDevice(r.Name, a.id, *a.devInfo)
 }
 
 // environment names the container's devices: PCIDEVICE_<RESOURCE>, and …_INFO with what is known of each. Programs look

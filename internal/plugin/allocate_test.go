@@ -1,7 +1,9 @@
 package plugin_test
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -9,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	deviceplugin "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
@@ -54,15 +56,17 @@ func nodes(r *deviceplugin.ContainerAllocateResponse) []string {
 
 type topics = map[string]map[string]string
 
-const vf0, vf1 = "0000:02:10.0", "0000:02:10.2"
+const vf0, vf1, sf = "0000:02:10.0", "0000:02:10.2", "mlx5_core.sf.4"
 
 func TestAllocate(t *testing.T) {
 	tests := map[string]struct {
-		make   func(tree pcitest.Tree, dir string) // gets the VF's folder
-		device plugin.Device
-		nodes  []string
-		info   topics // beside generic
-		pci    devinfo.PCI
+		make  func(tree pcitest.Tree, dir string) // gets the VF's folder
+		id    string                              // the VF's if empty
+		needs plugin.Needs
+		nodes []string
+		info  topics // beside generic
+		pci   devinfo.PCI
+		vdpa  *devinfo.VDPA // in place of pci
 	}{
 		"netdev": {},
 		"vfio, group and iommufd": {
@@ -98,7 +102,7 @@ func TestAllocate(t *testing.T) {
 			info:  topics{"uio": {"mount": "/dev/uio3"}},
 		},
 		"RDMA": {
-			device: plugin.Device{RDMA: true},
+			needs: plugin.Needs{RDMA: true},
 			make: func(tree pcitest.Tree, dir string) {
 				tree.Write(dir+"/infiniband/mlx5_7/node_type", "1: CA")
 				tree.Write(dir+"/infiniband_verbs/uverbs7/ibdev", "mlx5_7")
@@ -123,11 +127,62 @@ func TestAllocate(t *testing.T) {
 			},
 		},
 		"vhost": {
-			device: plugin.Device{VhostNet: true},
-			make:   func(tree pcitest.Tree, _ string) { tree.Write("sys/class/misc/vhost-net/dev", "10:238") },
-			nodes:  []string{"/dev/vhost-net /dev/vhost-net rw", "/dev/net/tun /dev/net/tun rw"},
-			info:   topics{"vhost": {"net-mount": "/dev/vhost-net", "tun-mount": "/dev/net/tun"}},
-			pci:    devinfo.PCI{VhostNet: "/dev/vhost-net"},
+			needs: plugin.Needs{VhostNet: true},
+			make:  func(tree pcitest.Tree, _ string) { tree.Write("sys/class/misc/vhost-net/dev", "10:238") },
+			nodes: []string{"/dev/vhost-net /dev/vhost-net rw", "/dev/net/tun /dev/net/tun rw"},
+			info:  topics{"vhost": {"net-mount": "/dev/vhost-net", "tun-mount": "/dev/net/tun"}},
+			pci:   devinfo.PCI{VhostNet: "/dev/vhost-net"},
+		},
+		"switchdev": {
+			make: func(tree pcitest.Tree, _ string) {
+				tree.AddNet("0000:02:00.0", pcitest.Net{Name: "ens2_1", PhysPortName: "pf0vf1", Index: 20})
+				tree.AddNet("0000:02:00.0", pcitest.Net{Name: "ens2_0", PhysPortName: "pf0vf0", Index: 21})
+			},
+			pci: devinfo.PCI{RepresentorDevice: "ens2_0"},
+		},
+		"vDPA, vhost": {
+			needs: plugin.Needs{VDPA: "vhost"},
+			make: func(tree pcitest.Tree, dir string) {
+				tree.Write(tree.AddVDPA(dir, "vdpa0", "vhost_vdpa")+"/vhost-vdpa-3/dev", "511:0")
+			},
+			nodes: []string{"/dev/vhost-vdpa-3 /dev/vhost-vdpa-3 rw"},
+			info:  topics{"vdpa": {"mount": "/dev/vhost-vdpa-3"}},
+			vdpa: &devinfo.VDPA{
+				ParentDevice: "vdpa0", Driver: "vhost", Path: "/dev/vhost-vdpa-3", PCIAddress: vf0, PFAddress: "0000:02:00.0",
+			},
+		},
+		"vDPA, virtio": {
+			needs: plugin.Needs{VDPA: "virtio"},
+			make:  func(tree pcitest.Tree, dir string) { tree.AddVDPA(dir, "vdpa0", "virtio_vdpa") },
+			vdpa:  &devinfo.VDPA{ParentDevice: "vdpa0", Driver: "virtio", PCIAddress: vf0, PFAddress: "0000:02:00.0"},
+		},
+		"vDPA that nobody asked for": {
+			make: func(tree pcitest.Tree, dir string) {
+				tree.Write(tree.AddVDPA(dir, "vdpa0", "vhost_vdpa")+"/vhost-vdpa-3/dev", "511:0")
+			},
+		},
+		"subfunction with RDMA": {
+			id: sf, needs: plugin.Needs{RDMA: true},
+			make: func(tree pcitest.Tree, _ string) {
+				dir := tree.AddSubfunction("0000:02:00.0", sf, 88, pcitest.Net{Name: "sf88", Index: 30})
+				tree.Write(dir+"/infiniband/mlx5_9/node_type", "1: CA")
+				tree.Write(dir+"/infiniband_verbs/uverbs9/ibdev", "mlx5_9")
+			},
+			nodes: []string{"/dev/infiniband/uverbs9 /dev/infiniband/uverbs9 rw"},
+			info:  topics{"rdma": {"rdma_dev": "mlx5_9", "uverbs": "/dev/infiniband/uverbs9"}},
+		},
+		"subfunction with vDPA": {
+			id: sf, needs: plugin.Needs{VDPA: "vhost"},
+			make: func(tree pcitest.Tree, _ string) {
+				dir := tree.AddSubfunction("0000:02:00.0", sf, 88, pcitest.Net{})
+				tree.Write(tree.AddVDPA(dir, "vdpa1", "vhost_vdpa")+"/vhost-vdpa-4/dev", "511:0")
+				tree.AddNet("0000:02:00.0", pcitest.Net{Name: "en3f0pf0sf88", PhysPortName: "pf0sf88", Index: 22})
+			},
+			nodes: []string{"/dev/vhost-vdpa-4 /dev/vhost-vdpa-4 rw"},
+			info:  topics{"vdpa": {"mount": "/dev/vhost-vdpa-4"}},
+			vdpa: &devinfo.VDPA{
+				ParentDevice: "vdpa1", Driver: "vhost", Path: "/dev/vhost-vdpa-4", PFAddress: "0000:02:00.0", RepresentorDevice: "en3f0pf0sf88",
+			},
 		},
 	}
 	for name, test := range tests {
@@ -139,42 +194,55 @@ func TestAllocate(t *testing.T) {
 			if test.make != nil {
 				test.make(f.tree, f.tree.Dir(vf0))
 			}
-			test.device.ID, test.device.NUMANode = vf0, -1
-			f.offer(t, test.device)
-			got, err := f.allocate(t, vf0)
+			id := cmp.Or(test.id, vf0)
+			f.offer(t, plugin.Device{ID: id, NUMANode: -1, Needs: test.needs})
+			got, err := f.allocate(t, id)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(test.nodes, nodes(got)); diff != "" {
+			if diff := gocmp.Diff(test.nodes, nodes(got)); diff != "" {
 				t.Errorf("device nodes (-want +got):\n%s", diff)
 			}
-			want := topics{"generic": {"deviceID": vf0}}
+			want := topics{"generic": {"deviceID": id}}
 			maps.Copy(want, test.info)
 			var info map[string]topics
 			if err := json.Unmarshal([]byte(got.GetEnvs()["PCIDEVICE_INTEL_COM_SRIOV_INFO"]), &info); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(map[string]topics{vf0: want}, info); diff != "" {
+			if diff := gocmp.Diff(map[string]topics{id: want}, info); diff != "" {
 				t.Errorf("info (-want +got):\n%s", diff)
 			}
 			test.pci.Address, test.pci.PFAddress = vf0, "0000:02:00.0"
-			f.hasDevInfo(t, devinfo.Info{Type: "pci", Version: "1.1.0", PCI: &test.pci})
+			switch {
+			case test.vdpa != nil:
+				f.hasDevInfo(t, id, &devinfo.Info{Type: "vdpa", Version: "1.1.0", VDPA: test.vdpa})
+			case id == sf:
+				f.hasDevInfo(t, id, nil)
+			default:
+				f.hasDevInfo(t, id, &devinfo.Info{Type: "pci", Version: "1.1.0", PCI: &test.pci})
+			}
 		})
 	}
 }
 
-// hasDevInfo compares the device-info file of VF 0.
-func (f *fixture) hasDevInfo(t *testing.T, want devinfo.Info) {
+// hasDevInfo compares the device's device-info file; nil: there is none.
+func (f *fixture) hasDevInfo(t *testing.T, id string, want *devinfo.Info) {
 	t.Helper()
-	path, err := f.devInfo.DevicePath(resource, vf0)
+	path, err := f.devInfo.DevicePath(resource, id)
 	if err != nil {
 		t.Fatal(err)
 	}
 	info, err := f.devInfo.Read(path)
+	if want == nil {
+		if !errors.Is(err, devinfo.ErrNotExist) {
+			t.Errorf("device-info: %+v, %v, want none", info, err)
+		}
+		return
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, info); diff != "" {
+	if diff := gocmp.Diff(*want, info); diff != "" {
 		t.Errorf("device-info (-want +got):\n%s", diff)
 	}
 }
@@ -198,7 +266,7 @@ func TestAllocateTwo(t *testing.T) {
 		t.Errorf("environment: %v", envs)
 	}
 	for _, name := range []string{"PCIDEVICE_INTEL_COM_SRIOV-DPDK", "PCIDEVICE_INTEL_COM_SRIOV_DPDK"} {
-		if diff := cmp.Diff(vf1+","+vf0, envs[name]); diff != "" {
+		if diff := gocmp.Diff(vf1+","+vf0, envs[name]); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 		var info map[string]topics
@@ -215,12 +283,12 @@ func TestAllocateTwo(t *testing.T) {
 				"vfio": {"mount": "/dev/vfio/vfio", "dev-mount": "/dev/vfio/2021"},
 			},
 		}
-		if diff := cmp.Diff(want, info); diff != "" {
+		if diff := gocmp.Diff(want, info); diff != "" {
 			t.Errorf("%s_INFO (-want +got):\n%s", name, diff)
 		}
 	}
 	want := []string{"/dev/vfio/vfio /dev/vfio/vfio rw", "/dev/vfio/2021 /dev/vfio/2021 rw", "/dev/vfio/2020 /dev/vfio/2020 rw"}
-	if diff := cmp.Diff(want, nodes(got)); diff != "" {
+	if diff := gocmp.Diff(want, nodes(got)); diff != "" {
 		t.Errorf("device nodes (-want +got):\n%s", diff)
 	}
 }
@@ -275,14 +343,14 @@ func TestAllocateByCDI(t *testing.T) {
 		for _, d := range got.GetCdiDevices() {
 			names = append(names, d.GetName())
 		}
-		if diff := cmp.Diff(want.names, names); diff != "" {
+		if diff := gocmp.Diff(want.names, names); diff != "" {
 			t.Errorf("CDI devices (-want +got):\n%s", diff)
 		}
 		if len(got.GetDevices()) > 0 || len(got.GetEnvs()) != 2 {
 			t.Errorf("answer: %v", got)
 		}
 	}
-	if diff := cmp.Diff(map[string][]string{"intel.com/a": {vf0}, "intel.com/b": {vf1}, "intel.com/c": {netdev}}, claimed); diff != "" {
+	if diff := gocmp.Diff(map[string][]string{"intel.com/a": {vf0}, "intel.com/b": {vf1}, "intel.com/c": {netdev}}, claimed); diff != "" {
 		t.Errorf("claimed (-want +got):\n%s", diff)
 	}
 	files, err := filepath.Glob(dir.Root + "/*")
@@ -299,11 +367,13 @@ func TestAllocateRefuses(t *testing.T) {
 	f.tree.Bind("0000:02:10.2", "vfio-pci") // and no node for it
 	sick := device("0000:02:10.0")
 	sick.Unhealthy = "no driver is bound to it"
-	f.tree.AddIGB("03", "ens3", 10, 4)
+	f.tree.AddIGB("03", "ens3", 10, 5)
 	f.tree.Bind("0000:03:10.0", "uio_pci_generic") // and no node for it
-	rdma, vhost := device("0000:03:10.2"), device("0000:03:10.4")
-	rdma.RDMA, vhost.VhostNet = true, true
-	f.offer(t, sick, device("0000:02:10.2"), device("0000:02:10.4"), device("0000:03:10.0"), rdma, vhost, device("nonsense"))
+	f.tree.AddVDPA(f.tree.Dir("0000:03:10.6"), "vdpa0", "")
+	needs := func(id string, n plugin.Needs) plugin.Device { return plugin.Device{ID: id, Needs: n} }
+	f.offer(t, sick, device("0000:02:10.2"), device("0000:02:10.4"), device("0000:03:10.0"), device("nonsense"), device(sf),
+		needs("0000:03:10.2", plugin.Needs{RDMA: true}), needs("0000:03:10.4", plugin.Needs{VhostNet: true}),
+		needs("0000:03:10.6", plugin.Needs{VDPA: "vhost"}), needs("0000:03:11.0", plugin.Needs{VDPA: "virtio"}))
 	tests := map[string]struct {
 		id   string
 		code codes.Code
@@ -315,6 +385,9 @@ func TestAllocateRefuses(t *testing.T) {
 		"without uio node": {"0000:03:10.0", codes.Internal, "no uio node"},
 		"without RDMA":     {"0000:03:10.2", codes.Internal, "no RDMA device"},
 		"without vhost":    {"0000:03:10.4", codes.Internal, "load the module vhost_net"},
+		"without vDPA":     {"0000:03:11.0", codes.Internal, "vdpa dev add"},
+		"unbound vDPA":     {"0000:03:10.6", codes.Internal, "load the module vhost_vdpa"},
+		"no subfunction":   {sf, codes.Internal, sf},
 		"empty":            {"", codes.NotFound, `no device ""`},
 		"no address":       {"nonsense", codes.Internal, "nonsense"},
 		"gone":             {"0000:02:10.4", codes.Internal, "no such PCI device"},

@@ -28,12 +28,17 @@ type Resource struct {
 
 // A Device is one id of a resource.
 type Device struct {
-	ID        string
+	ID        string // a PCI address, or the name of a subfunction
 	Unhealthy string // why; empty: healthy
 	NUMANode  int    // -1: not known
 	PF        string // the PF's address; empty if it has none
-	// What a container needs beside what the driver says.
+	Needs
+}
+
+// Needs are what a container is given beside what the device's driver says.
+type Needs struct {
 	RDMA, VhostNet bool
+	VDPA           string // vhost, virtio: the device is used through its vDPA device; empty: it is not
 }
 
 // Config is what all servers share.
