@@ -17,23 +17,30 @@ import (
 )
 
 func main() {
-	// A call that is told to stop undoes what it has begun. One that is killed leaves that to the next call.
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	if err := run(ctx); err != nil {
+	if err := run(); err != nil {
 		if perr := err.Print(); perr != nil {
 			fmt.Fprintln(os.Stderr, "meta-cni: cannot print the error:", perr, "; it was:", err)
 		}
-		os.Exit(1) //nolint:gocritic // stop only restores signals
+		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) *types.Error {
-	// Standard output carries the result alone.
-	p := plugin{ctx: ctx, log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+func run() *types.Error {
 	return skel.PluginMainFuncsWithError(skel.CNIFuncs{
-		Add: p.add, Del: p.del, Check: p.check, Status: p.status, GC: p.gc,
+		Add: stoppable(plugin.add), Del: stoppable(plugin.del), Check: stoppable(plugin.check),
+		Status: stoppable(plugin.status), GC: stoppable(plugin.gc),
 	}, version.All, "Viaduct meta CNI plugin "+buildVersion())
+}
+
+// stoppable makes a verb of call. A call that is told to stop undoes what it has begun; one that is killed leaves that to
+// the next call. Listening for signals takes threads, so it begins no sooner.
+func stoppable(call func(plugin, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
+	return func(args *skel.CmdArgs) error {
+		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+		defer stop()
+		// Standard output carries the result alone.
+		return call(plugin{ctx: ctx, log: slog.New(slog.NewTextHandler(os.Stderr, nil))}, args)
+	}
 }
 
 func buildVersion() string {

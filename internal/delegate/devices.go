@@ -1,8 +1,6 @@
 package delegate
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,16 +26,12 @@ func (r *Runner) devicePath(rec *Record, a *Attached, chain *Chain) (string, err
 }
 
 // deviceName is what the attachment's device-info file is called, less its ending: the network's name, the container's
-// id and the interface. A name that would be too long for a file is cut, and told from others by its hash.
+// id and the interface. The last two tell it from all others, so a name that would be too long for a file is just cut.
 func deviceName(network, containerID, ifName string) string {
 	const longest = 220 // what devinfo takes
 	name := strings.ReplaceAll(network, "/", "-")
 	rest := "-" + containerID + "_" + ifName
-	if len(name)+len(rest) > longest {
-		sum := sha256.Sum256([]byte(name))
-		name = name[:max(0, longest-len(rest)-9)] + "-" + hex.EncodeToString(sum[:4])
-	}
-	return name + rest
+	return name[:min(len(name), max(0, longest-len(rest)))] + rest
 }
 
 // withDeviceFile adds the file's path to the attachment's capabilities, for the plugins that declare it.

@@ -42,14 +42,13 @@ func code(err error) uint {
 	return types.ErrInternal
 }
 
-var notFound = regexp.MustCompile(`(?i)not(\s+)found`)
-
 // DelError is CNIError for DEL. A container runtime takes any DEL error with the words "not found" for success, and then
 // forgets a sandbox whose addresses and devices are still held: these words become "not-found".
 func DelError(pod network.Pod, err error) *types.Error {
 	e := CNIError(pod, err)
 	if e != nil {
-		e.Msg = notFound.ReplaceAllString(e.Msg, "not-found")
+		// Compiled here, since few calls need it and all would wait for it.
+		e.Msg = regexp.MustCompile(`(?i)not(\s+)found`).ReplaceAllString(e.Msg, "not-found")
 	}
 	return e
 }

@@ -18,7 +18,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 )
 
@@ -77,13 +76,25 @@ func (d Dir) root() string {
 	return d.Root
 }
 
-// One path element: no slash, no leading dot, nothing that a shell or a terminal would choke on.
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,219}$`)
+// isName takes one path element: no slash, no leading dot, nothing that a shell or a terminal would choke on. It is no
+// regular expression: compiling this one took two thirds of the start of each CNI plugin that links this package.
+func isName(name string) bool {
+	if name == "" || len(name) > 220 {
+		return false
+	}
+	for i, c := range []byte(name) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && (i == 0 || !strings.ContainsRune("_.:-", rune(c))) {
+			return false
+		}
+	}
+	return true
+}
 
 const fileSuffix = "-device.json"
 
 func file(folder, name string) (string, error) {
-	if !namePattern.MatchString(name) {
+	if !isName(name) {
 		return "", fmt.Errorf("%w: %q: want letters, digits and _.:- only, 220 at most, starting with a letter or digit", ErrName, name)
 	}
 	return filepath.Join(folder, name+fileSuffix), nil

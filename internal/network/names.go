@@ -5,17 +5,29 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
 )
 
+// A pattern is a regular expression that is compiled when it is first needed. The CNI plugin links this package for its
+// types, and starts for every sandbox: it must not pay for what the agent does.
+type pattern func() *regexp.Regexp
+
+func compile(s string) pattern {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(s) })
+}
+
+// MatchString reports whether s matches.
+func (p pattern) MatchString(s string) bool { return p().MatchString(s) }
+
 var (
-	labelPattern   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
-	domainPattern  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
-	reversePattern = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)+(/[-A-Za-z0-9_.]+)?$`)
-	qualified      = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
-	cniNamePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
-	versionPattern = regexp.MustCompile(`^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$`)
-	guidPattern    = regexp.MustCompile(`^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){7}$`)
-	devicePattern  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]*$`)
+	labelPattern   = compile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+	domainPattern  = compile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	reversePattern = compile(`^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)+(/[-A-Za-z0-9_.]+)?$`)
+	qualified      = compile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
+	cniNamePattern = compile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	versionPattern = compile(`^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$`)
+	guidPattern    = compile(`^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){7}$`)
+	devicePattern  = compile(`^[A-Za-z0-9][A-Za-z0-9_.:-]*$`)
 )
 
 func checkNamespace(s string) *Error {
