@@ -40,4 +40,3 @@ func TestStubPreparesLittle(t *testing.T) {
 	}
 	t.Logf("%d allocations before main", total)
 }
-

@@ -73,6 +73,8 @@ func (r *Runner) clear(ctx context.Context, containerID string) error {
 
 func (r *Runner) addAll(ctx context.Context, rec *Record) error {
 	rec.Phase = Adding
+	w := writer{store: r.Records, rec: rec}
+	defer w.wait() //nolint:errcheck // only so that nothing works on the record any more: a failure was seen, or is moot
 	for i := range rec.Attachments {
 		a := &rec.Attachments[i]
 		chain, err := ParseChain(a.Config)
@@ -87,7 +89,7 @@ func (r *Runner) addAll(ctx context.Context, rec *Record) error {
 		}
 		a.Phase = Adding
 		// This write also says that the one before is done.
-		if err := r.Records.Write(rec.ContainerID, rec); err != nil {
+		if err := w.write(); err != nil {
 			return fmt.Errorf("write down the intent: %w", err)
 		}
 		if err := r.addOne(ctx, rec, a, chain); err != nil {
@@ -99,7 +101,7 @@ func (r *Runner) addAll(ctx context.Context, rec *Record) error {
 		return err
 	}
 	rec.Phase = Added
-	if err := r.Records.Write(rec.ContainerID, rec); err != nil {
+	if err := w.write(); err != nil {
 		return fmt.Errorf("write down what was done: %w", err)
 	}
 	return nil

@@ -68,10 +68,11 @@ func (r *Runner) tearDown(ctx context.Context, rec *Record) error {
 		return err
 	}
 	netns := rec.livePath()
+	lagging := rec.Boot != bootID() // a power cut may have taken newer ones
 	var errs []error
 	for i := len(rec.Attachments) - 1; i >= 0; i-- {
 		a := &rec.Attachments[i]
-		if a.Phase == Planned || a.Phase == Gone {
+		if a.Phase == Gone || a.Phase == Planned && !lagging {
 			continue
 		}
 		if err := r.delOne(ctx, rec, a, netns); err != nil {

@@ -187,6 +187,40 @@ func TestDelNamesOnlyTheOldNetns(t *testing.T) {
 	}
 }
 
+// After a power cut a record may know less than there was: its last changes were not synced.
+func TestDelAfterAPowerCut(t *testing.T) {
+	for name, tc := range map[string]struct {
+		boot string
+		want []string
+	}{
+		"a later boot": {"before", []string{"DEL rec-c net2", "DEL rec-b net1", "DEL rec-a eth0"}},
+		"the same":     {bootID(), []string{"DEL rec-a eth0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			rec, err := newRecord(n.sandbox("c1"), Netns{Path: n.netns}, n.attachments(
+				network.Attachment{Name: "shop/one", Config: n.chain("one", "1.0.0", "rec-b")},
+				network.Attachment{Name: "shop/two", Config: n.chain("two", "1.0.0", "rec-c")}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec.Boot, rec.Phase, rec.Attachments[0].Phase = tc.boot, Adding, Adding
+			if err := n.Records.Write("c1", rec); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, n.trace()); diff != "" {
+				t.Errorf("calls: -want +got:\n%s", diff)
+			}
+			if left := n.left(); left != nil {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
 func TestOneCallAtATime(t *testing.T) {
 	n := newNode(t)
 	n.LockWait = 50 * time.Millisecond

@@ -15,13 +15,24 @@
 //	  deviceFile, deviceInfo          its file in devinfo/cni and what was in it after ADD
 //	]
 //
-// An attachment is on disk as adding before its first plugin starts, and as added with its result when its last one
+// An attachment is on file as adding before its first plugin starts, and as added with its result when its last one
 // answered. A record disappears only when everything in it is torn down.
+//
+// A killed process leaves what it wrote. A power cut takes what was not synced, and what is synced when is this:
+//
+//   - A sandbox with nothing but the node's own default network: nothing. Its DEL needs no record to tear that network
+//     down, and the plugins' own files, such as the leases of host-local, are not synced either.
+//   - All others: the first record, which names all networks, before the first plugin of a network other than the default
+//     one starts; it is synced while the default network's plugins run. Later ones replace it by a file with synced
+//     content. So there is always one that names all networks, though it may not know how far they came. After a boot,
+//     DEL therefore takes planned for adding.
 package delegate
 
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/utils"
 
@@ -70,6 +81,14 @@ type Attached struct {
 	Result     json.RawMessage `json:"result,omitempty"`
 	DeviceFile string          `json:"deviceFile,omitempty"`
 	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
+}
+
+// nodesOwn reports whether a is the node's own default network: a definition's attachment has a namespace in its name.
+func (a *Attached) nodesOwn() bool { return a.IsDefault && !strings.Contains(a.Name, "/") }
+
+// outlivesBoot reports whether the sandbox has anything that DEL could not tear down without the record.
+func (r *Record) outlivesBoot() bool {
+	return slices.ContainsFunc(r.Attachments, func(a Attached) bool { return !a.nodesOwn() })
 }
 
 // HasExtra reports whether the pod has networks beside its default one.

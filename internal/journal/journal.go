@@ -47,8 +47,8 @@ type Store struct {
 	Dir string
 	// Version is the format version that Write puts into each record and the only one that Read takes.
 	Version int
-	// Durable makes Write and Remove fsync the file and the folder. Without it a record survives a killed process, not a
-	// power cut: right for /run, which dies with the boot.
+	// Durable makes Write fsync the file and the folder. Without it a record survives a killed process, not a power cut:
+	// right for /run, which dies with the boot.
 	Durable bool
 }
 
@@ -131,6 +131,36 @@ func (s Store) Parse(path string, data []byte, v any) error {
 
 // Write replaces the record of key by v, whole or not at all. Hold the key's lock: two writers share one temporary name.
 func (s Store) Write(key string, v any) error {
+	if err := s.replace(key, v); err != nil {
+		return err
+	}
+	return s.syncDir()
+}
+
+// Advance is Write for a record that is durable already: after a power cut it is v or the one before, and never none.
+func (s Store) Advance(key string, v any) error { return s.replace(key, v) }
+
+// Sync makes the record of key, as it is now, durable: for one that was written without, so that something else can go on
+// meanwhile. It is no error if there is none.
+func (s Store) Sync(key string) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	f, err := os.Open(s.path(key))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sync record %s: %w", key, err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("sync record %s: %w", key, err)
+	}
+	s.Durable = true
+	return s.syncDir()
+}
+
+func (s Store) replace(key string, v any) error {
 	if err := CheckKey(key); err != nil {
 		return err
 	}
@@ -152,7 +182,7 @@ func (s Store) Write(key string, v any) error {
 	if err := os.Rename(temp, s.path(key)); err != nil {
 		return errors.Join(fmt.Errorf("write record %s: %w", key, err), ignoreMissing(os.Remove(temp)))
 	}
-	return s.syncDir()
+	return nil
 }
 
 func (s Store) writeTemp(temp string, data []byte) error {
@@ -168,7 +198,8 @@ func (s Store) writeTemp(temp string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// Remove deletes the record of key and what a killed writer left beside it. It is no error if there is none.
+// Remove deletes the record of key and what a killed writer left beside it. It is no error if there is none. After a power
+// cut the record may be there again: what it says is then undone once more, as after a kill just before the removal.
 func (s Store) Remove(key string) error {
 	if err := CheckKey(key); err != nil {
 		return err
@@ -177,7 +208,7 @@ func (s Store) Remove(key string) error {
 	if err != nil {
 		return fmt.Errorf("remove record %s: %w", key, err)
 	}
-	return s.syncDir()
+	return nil
 }
 
 // SetAside moves a record that cannot be read to <key>.corrupt-N, where no Read and no Keys sees it, and returns the new

@@ -51,6 +51,28 @@ func TestWriteReadRemove(t *testing.T) {
 	}
 }
 
+func TestAdvanceAndSync(t *testing.T) {
+	s := Store{Dir: filepath.Join(t.TempDir(), "a"), Version: 1}
+	if err := s.Sync("k"); err != nil {
+		t.Errorf("sync of nothing: %v", err)
+	}
+	if err := s.Write("k", rec{"x", 1}); err != nil {
+		t.Fatal(err)
+	}
+	durable := s
+	durable.Durable = true
+	if err := errors.Join(durable.Sync("k"), durable.Advance("k", rec{"x", 2})); err != nil {
+		t.Fatal(err)
+	}
+	var got rec
+	if err := s.Read("k", &got); err != nil || got.N != 2 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if err := errors.Join(durable.Sync("../k"), durable.Advance("../k", got)); !errors.Is(err, ErrKey) {
+		t.Errorf("got %v, want ErrKey", err)
+	}
+}
+
 // Every truncation of a record is corrupt, never another record.
 func TestTruncated(t *testing.T) {
 	s := Store{Dir: t.TempDir(), Version: 1}
