@@ -54,8 +54,7 @@ func (r *Runner) Add(ctx context.Context, sb Sandbox, plan Planner) (*Record, er
 // clear tears down the container's record, if it has one. One that cannot be read is set aside: nothing in it can be
 // relied on, and the pod must be able to start.
 func (r *Runner) clear(ctx context.Context, containerID string) error {
-	var rec Record
-	err := r.Records.Read(containerID, &rec)
+	rec, err := r.load(containerID)
 	switch {
 	case errors.Is(err, journal.ErrNotExist):
 		return nil
@@ -68,7 +67,7 @@ func (r *Runner) clear(ctx context.Context, containerID string) error {
 	case err != nil:
 		return err
 	}
-	return r.tearDown(ctx, &rec)
+	return r.tearDown(ctx, rec)
 }
 
 func (r *Runner) addAll(ctx context.Context, rec *Record) error {

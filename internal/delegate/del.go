@@ -23,11 +23,10 @@ func (r *Runner) Del(ctx context.Context, sb Sandbox, fallback network.Attachmen
 		return err
 	}
 	defer release()
-	var rec Record
-	err = r.Records.Read(sb.ContainerID, &rec)
+	rec, err := r.load(sb.ContainerID)
 	switch {
 	case err == nil:
-		return r.tearDown(ctx, &rec)
+		return r.tearDown(ctx, rec)
 	case errors.Is(err, journal.ErrNotExist):
 		// An ADD that was killed while it wrote its first record has left a part of one. It had started no plugin yet.
 		return errors.Join(r.delFallback(ctx, sb, fallback), r.Records.Remove(sb.ContainerID))

@@ -1,6 +1,7 @@
 package delegate
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -108,6 +109,12 @@ func TestDelWithABrokenRecord(t *testing.T) {
 		"foreign":   `["somebody else's"]`,
 		"future":    `{"version":2,"record":{"containerID":"c1"}}`,
 		"no record": `{"version":1,"record":null}`,
+		// Whole, but nothing that this program wrote under this name.
+		"another container's": `{"version":1,"record":{"containerID":"c2","attachments":[{"name":"shop/one","ifName":"net1","phase":"added","config":{"cniVersion":"1.0.0","name":"one","type":"rec-b"}}]}}`,
+		"no networks":         `{"version":1,"record":{"containerID":"c1"}}`,
+		"an unknown phase":    `{"version":1,"record":{"containerID":"c1","attachments":[{"name":"shop/one","ifName":"net1","phase":"done","config":{"cniVersion":"1.0.0","name":"one","type":"rec-b"}}]}}`,
+		"no configuration":    `{"version":1,"record":{"containerID":"c1","attachments":[{"name":"shop/one","ifName":"net1","phase":"added"}]}}`,
+		"a plugin by path":    `{"version":1,"record":{"containerID":"c1","attachments":[{"name":"shop/one","ifName":"net1","phase":"added","config":{"cniVersion":"1.0.0","name":"one","type":"../rec-b"}}]}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
@@ -136,6 +143,54 @@ func TestDelWithABrokenRecord(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever is on file: DEL and the others end, and a record that cannot be carried out does not stay in the way.
+func FuzzRecord(f *testing.F) {
+	n := newNode(f)
+	n.Path = "/nonexistent" // no plugin runs
+	for _, phase := range []Phase{Planned, Adding, Added, Deleting, Gone, "x"} {
+		rec, err := newRecord(n.sandbox("c1"), Netns{Path: n.netns}, n.attachments(network.Attachment{Name: "shop/one", Config: n.chain("one", "0.3.1", "rec-b")}))
+		if err != nil {
+			f.Fatal(err)
+		}
+		rec.Phase, rec.Attachments[0].Phase, rec.Attachments[1].Phase = phase, phase, Gone
+		rec.Attachments[1].Result = json.RawMessage(`{"cniVersion":"0.3.1","ips":[{"version":"4","address":"192.0.2.1/24"}]}`)
+		data, err := json.Marshal(map[string]any{"version": 1, "record": rec})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+		f.Add(data[:len(data)/2])
+	}
+	if err := os.MkdirAll(n.Records.Dir, 0o700); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(filepath.Join(n.Records.Dir, "c1.json"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		rec, err := n.load("c1")
+		if err == nil {
+			_, _ = rec.Result()
+			_, _ = rec.NetworkStatus()
+			_ = n.Check(t.Context(), n.sandbox("c1"))
+		}
+		_, _ = n.SweepNow(t.Context(), time.Minute, "")
+		del := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{})
+		again, reread := n.load("c1")
+		switch {
+		case err != nil && (del == nil || !errors.Is(reread, journal.ErrNotExist)):
+			t.Errorf("a record that cannot be read (%v): DEL says %v, and left %v, %v", err, del, again, reread)
+		case err == nil && del == nil && !errors.Is(reread, journal.ErrNotExist):
+			t.Errorf("DEL succeeded and left %+v, %v", again, reread)
+		case err == nil && del != nil && reread != nil && !errors.Is(reread, journal.ErrNotExist):
+			t.Errorf("DEL failed (%v) and left a record that cannot be read: %v", del, reread)
+		}
+		if err := n.Records.Remove("c1"); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func TestAddWithABrokenRecord(t *testing.T) {

@@ -47,33 +47,36 @@ func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.G
 
 // collect tears down the record of key if it is dead. It returns the record if something of it may still be in use.
 func (r *Runner) collect(ctx context.Context, key string, dead func(*Record) bool) (*Record, error) {
-	var rec Record
-	if err := r.Records.Read(key, &rec); err != nil {
-		if errors.Is(err, journal.ErrNotExist) {
-			return nil, nil //nolint:nilnil // its DEL came first
-		}
+	rec, err := r.load(key)
+	if errors.Is(err, journal.ErrNotExist) {
+		return nil, nil //nolint:nilnil // its DEL came first
+	}
+	if err != nil {
 		return nil, err
 	}
-	if !dead(&rec) {
-		return &rec, nil
+	if !dead(rec) {
+		return rec, nil
 	}
 	now, cancel := context.WithCancel(ctx)
 	cancel()
 	l, err := r.Records.Lock(now, key)
 	if errors.Is(err, journal.ErrLocked) {
-		return &rec, nil
+		return rec, nil
 	}
 	if err != nil {
-		return &rec, err
+		return rec, err
 	}
 	defer r.release(l, key)
 	// It may have changed until the lock was ours.
-	rec = Record{}
-	if err := r.Records.Read(key, &rec); err != nil || !dead(&rec) {
-		return &rec, err
+	rec, err = r.load(key)
+	if errors.Is(err, journal.ErrNotExist) {
+		return nil, nil //nolint:nilnil // its DEL came first
 	}
-	if err := r.tearDown(ctx, &rec); err != nil {
-		return &rec, err
+	if err != nil || !dead(rec) {
+		return rec, err
+	}
+	if err := r.tearDown(ctx, rec); err != nil {
+		return rec, err
 	}
 	r.Log.Info("tore down a sandbox that is gone", "container", key, "pod", rec.Pod.Namespace+"/"+rec.Pod.Name)
 	return nil, nil //nolint:nilnil // nothing of it is left

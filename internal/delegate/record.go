@@ -30,6 +30,7 @@ package delegate
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -93,6 +94,40 @@ func (r *Record) outlivesBoot() bool {
 
 // HasExtra reports whether the pod has networks beside its default one.
 func (r *Record) HasExtra() bool { return len(r.Attachments) > 1 }
+
+// load reads the container's record. One that is not this container's, or that cannot be carried out, is corrupt: the error
+// wraps journal.ErrCorrupt. Others are those of Store.Read.
+func (r *Runner) load(containerID string) (*Record, error) {
+	var rec Record
+	if err := r.Records.Read(containerID, &rec); err != nil {
+		return nil, err
+	}
+	if err := rec.check(containerID); err != nil {
+		return nil, fmt.Errorf("%w of container %s: %w", journal.ErrCorrupt, containerID, err)
+	}
+	return &rec, nil
+}
+
+func (r *Record) check(containerID string) error {
+	if r.ContainerID != containerID {
+		return fmt.Errorf("it is of container %q", r.ContainerID)
+	}
+	if len(r.Attachments) == 0 {
+		return errors.New("it names no network")
+	}
+	for _, a := range r.Attachments {
+		if !slices.Contains([]Phase{Planned, Adding, Added, Deleting, Gone}, a.Phase) {
+			return fmt.Errorf("network %s: unknown phase %q", a.Name, a.Phase)
+		}
+		if bad := utils.ValidateInterfaceName(a.IfName); bad != nil {
+			return fmt.Errorf("network %s: interface %q: %w", a.Name, a.IfName, bad)
+		}
+		if _, err := ParseChain(a.Config); err != nil {
+			return fmt.Errorf("network %s: %w", a.Name, err)
+		}
+	}
+	return nil
+}
 
 // newRecord plans sb's attachments. What it refuses would be refused by a plugin or the kernel later, after the first
 // ones have run.

@@ -21,8 +21,7 @@ func (r *Runner) Check(ctx context.Context, sb Sandbox) error {
 		return err
 	}
 	defer release()
-	var rec Record
-	err = r.Records.Read(sb.ContainerID, &rec)
+	rec, err := r.load(sb.ContainerID)
 	if errors.Is(err, journal.ErrNotExist) || err == nil && rec.Phase != Added {
 		return types.NewError(types.ErrUnknownContainer, "container "+sb.ContainerID+" is not attached by this plugin", "")
 	}
@@ -33,7 +32,7 @@ func (r *Runner) Check(ctx context.Context, sb Sandbox) error {
 		return types.NewError(types.ErrInvalidNetNS, "the sandbox's network namespace "+rec.Netns.Path+" is gone", "")
 	}
 	for i := range rec.Attachments {
-		if err := r.checkOne(ctx, &rec, &rec.Attachments[i]); err != nil {
+		if err := r.checkOne(ctx, rec, &rec.Attachments[i]); err != nil {
 			return err
 		}
 	}

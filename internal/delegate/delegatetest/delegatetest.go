@@ -6,6 +6,7 @@
 //	journal   the file to which it appends one Call per call, before anything else
 //	effects   the folder in which ADD leaves one file and DEL removes it: what it did to the world
 //	do        by verb, a list of: "fail" "hang" "garbage" "flood" "fork" "slow" "silent" "null" "crash" "child" "ipam"
+//	          "strict": keeps its state by the container's id alone, and refuses the DEL of one that it does not know
 //	code      what "fail" answers with, together with msg and stderr
 //	result    what ADD prints, instead of prevResult or a result of its own
 package delegatetest
@@ -163,6 +164,8 @@ func misbehave(what, name, effect string, c conf) error {
 	case "null":
 		fmt.Print("null")
 		os.Exit(0)
+	case "strict":
+		return byContainer(filepath.Join(c.Effects, os.Getenv("CNI_CONTAINERID")+"."+name))
 	case "fork", "child":
 		cmd := exec.Command(os.Args[0]) //nolint:noctx // it is to outlive this process
 		cmd.Args[0] = name
@@ -173,6 +176,17 @@ func misbehave(what, name, effect string, c conf) error {
 		return cmd.Start()
 	}
 	return nil
+}
+
+func byContainer(state string) error {
+	if os.Getenv("CNI_COMMAND") == "DEL" {
+		return os.Remove(state)
+	}
+	f, err := os.OpenFile(state, os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 func refuse(c conf) error {
