@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
@@ -36,10 +37,15 @@ type viewer struct {
 	devices map[string]memory // by id
 	pfNames map[pci.Address][]string
 	wasVF   map[pci.Address]bool // in the last view that was believed
+	uplinks uplinks
+	now     func() time.Time
 }
 
 func newViewer() *viewer {
-	return &viewer{devices: map[string]memory{}, pfNames: map[pci.Address][]string{}, wasVF: map[pci.Address]bool{}}
+	return &viewer{
+		devices: map[string]memory{}, pfNames: map[pci.Address][]string{}, wasVF: map[pci.Address]bool{}, uplinks: uplinks{},
+		now: time.Now,
+	}
 }
 
 // view describes every device of the snapshot, in its order, each function's subfunctions after it. odd are the functions
@@ -116,7 +122,7 @@ func (v *viewer) function(s *pci.Snapshot, d *pci.Device, links map[int]netlinks
 	if device.Driver == "" {
 		device.Driver = v.devices[device.ID].driver
 	}
-	device.Reserved = cmp.Or(replaced(d), reserved(netdevs, links))
+	device.Reserved = cmp.Or(replaced(d), v.uplinks.reserved(device.ID, d.Driver, netdevs, links, v.now()))
 	device.Addressed = addressed(netdevs, links)
 	device.Unhealthy = cmp.Or(device.Unhealthy, unhealthy(d, pf))
 	return device
@@ -130,7 +136,7 @@ func (v *viewer) subfunction(d *pci.Device, sf *pci.Subfunction, links map[int]n
 			ID: sf.Name, Type: pool.AuxNetDevice, AuxType: pci.TypeSF, Vendor: d.Vendor, Product: d.Product, Driver: d.Driver,
 			PF: d.Address.String(), PFNames: v.pfNames[d.Address], Index: sf.Number, NUMANode: d.NUMANode,
 			LinkType: cmp.Or(linkType(sf.Netdevs), linkType(d.Netdevs)), RDMA: len(sf.RDMA) > 0, VDPAType: vdpaType(sf.VDPA),
-			Reserved: reserved(netdevs, links), Addressed: addressed(netdevs, links),
+			Reserved: v.uplinks.reserved(sf.Name, sf.Driver, netdevs, links, v.now()), Addressed: addressed(netdevs, links),
 		},
 		PFDown: isDown(d, links),
 	}
