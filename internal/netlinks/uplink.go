@@ -189,6 +189,10 @@ func WatchNodeLinks(ctx context.Context, changed func()) error {
 		return fmt.Errorf("subscribe to changes of the node's interfaces: %w", err)
 	}
 	defer socket.Close()
+	return follow(ctx, socket, changed)
+}
+
+func follow(ctx context.Context, socket *nl.NetlinkSocket, changed func()) error {
 	// A receive cannot be woken by ctx: a time-out lets the loop look at it.
 	if err := socket.SetReceiveTimeout(&unix.Timeval{Usec: int64(200 * time.Millisecond / time.Microsecond)}); err != nil {
 		return fmt.Errorf("set time-out on the netlink socket: %w", err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -176,5 +177,33 @@ func TestWatchNodeLinks(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("watch ended with %v", err)
+	}
+}
+
+// The kernel drops messages that the socket has no room for: that counts as a change, and the watch goes on.
+func TestFollowWhenMessagesAreLost(t *testing.T) {
+	inNewNetns(t)
+	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	if err := socket.SetReceiveBufferSize(1, false); err != nil { // the kernel makes a few kilobytes of it
+		t.Fatal(err)
+	}
+	ip(t, "link add nic1 type veth peer name far1", "link add nic2 type veth peer name far2", "link set nic1 up")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	changes := 0
+	err = follow(ctx, socket, func() {
+		if changes++; changes == 1 {
+			// The socket was overrun, and has room again.
+			ip(t, "link set nic2 up")
+			return
+		}
+		cancel()
+	})
+	if err != nil || changes < 2 {
+		t.Errorf("%d changes, and %v", changes, err)
 	}
 }

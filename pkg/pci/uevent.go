@@ -25,23 +25,45 @@ type Change struct {
 // socket breaks. ready is called once, when no later event can be missed: scan then. Events about interfaces come only for
 // those in the calling thread's network namespace: an interface that moves out is a remove, one that comes back an add.
 func Watch(ctx context.Context, ready func(), each func(Change)) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	fd, err := listen()
 	if err != nil {
-		return fmt.Errorf("open the kernel's event socket: %w", err)
+		return err
 	}
 	defer func() { _ = unix.Close(fd) }() // nothing is lost: it was only read
-	const kernelGroup = 1                 // 2 is what udev sends on, in another format
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup}); err != nil {
-		return fmt.Errorf("listen to the kernel's events: %w", err)
+	ready()
+	return receive(ctx, fd, each)
+}
+
+// eventBuffer holds what the kernel says while a scan runs: 256 VFs made at once are some thousand events, and the default
+// holds a few hundred.
+const eventBuffer = 4 << 20
+
+func listen() (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	if err != nil {
+		return -1, fmt.Errorf("open the kernel's event socket: %w", err)
 	}
-	// 256 VFs made at once are some thousand events; the default buffer holds a few hundred. What is refused here shows
-	// as Lost later.
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
+	defer func() {
+		if err != nil {
+			_ = unix.Close(fd) // the error says it already
+		}
+	}()
+	const kernelGroup = 1 // 2 is what udev sends on, in another format
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup}); err != nil {
+		return -1, fmt.Errorf("listen to the kernel's events: %w", err)
+	}
+	// Beyond net.core.rmem_max only with CAP_NET_ADMIN. What is refused here shows as Lost later.
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, eventBuffer)
+	}
 	// A receive cannot be woken by ctx: a time-out lets the loop look at it.
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000}); err != nil {
-		return fmt.Errorf("set time-out on the kernel's event socket: %w", err)
+		return -1, fmt.Errorf("set time-out on the kernel's event socket: %w", err)
 	}
-	ready()
+	return fd, nil
+}
+
+func receive(ctx context.Context, fd int, each func(Change)) error {
 	buf := make([]byte, 64<<10)
 	for ctx.Err() == nil {
 		n, from, err := unix.Recvfrom(fd, buf, 0)

@@ -109,7 +109,7 @@ func unpackEntry(root *os.Root, entry string) error {
 	name, ok := strings.CutSuffix(entry, " !")
 	if !ok {
 		if name, ok = strings.CutSuffix(entry, "/"); !ok {
-			return fmt.Errorf("%q: want a folder/, name = content, name -> target, or name !", entry)
+			return fmt.Errorf("%q is no entry: want one of the four forms that are drawn at the top of pcitest/text.go", entry)
 		}
 	}
 	return root.MkdirAll(path.Clean(name), 0o750)
