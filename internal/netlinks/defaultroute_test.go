@@ -3,6 +3,7 @@ package netlinks
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -71,7 +72,7 @@ func TestSetDefaultRoutes(t *testing.T) {
 		"no such interface":  {[]string{v4}, []Gateway{{"net7", netip.MustParseAddr("10.2.0.1")}}, []string{"default via 10.1.0.1 dev eth0"}, "net7"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path, in := podNetns(t, "viaduct-routes", tc.before...)
+			path, in := podNetns(t, fmt.Sprint("viaduct-routes-", os.Getpid()), tc.before...)
 			err := SetDefaultRoutes(path, tc.want)
 			if got := fmt.Sprint(err); (err != nil) != (tc.fails != "") || !strings.Contains(got, tc.fails) {
 				t.Errorf("want an error with %q, got %v", tc.fails, err)
