@@ -85,7 +85,7 @@ func TestAddGivesWhatARuntimeGives(t *testing.T) {
 	b, c, cDel, bDel := calls[1], calls[2], calls[3], calls[4]
 	for _, got := range []delegatetest.Call{b, c, cDel, bDel} {
 		if got.ContainerID != "c1" || got.Netns != n.netns || got.IfName != "net1" || got.Path != n.Path ||
-			got.Args != "IgnoreUnknown=1;K8S_POD_NAME=web" {
+			got.Args != "IgnoreUnknown=1;K8S_POD_NAME=web;MAC=02:00:00:00:00:09" {
 			t.Errorf("%s %s: environment %+v", got.Verb, got.Plugin, got)
 		}
 		if !slices.Contains(got.Env, "TRACEPARENT=00-1-2-3") {

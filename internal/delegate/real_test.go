@@ -180,57 +180,6 @@ func links(t *testing.T) []string {
 	return sorted(out)
 }
 
-// The default route goes where an attachment asks for it, and nothing stays of an attachment that asks for nonsense.
-func TestDefaultRouteOfAnAttachment(t *testing.T) {
-	for name, tc := range map[string]struct {
-		route []string
-		want  string
-		fails string
-	}{
-		"not asked":       {nil, "default via 10.40.0.1 dev eth0", ""},
-		"by name":         {[]string{"10.50.0.77"}, "default via 10.50.0.77 dev net1", ""},
-		"its own gateway": {[]string{}, "default via 10.50.0.1 dev net1", ""},
-		"unreachable":     {[]string{"192.0.2.1"}, "", "192.0.2.1"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			n := realNode(t)
-			leases := filepath.Join(t.TempDir(), "leases")
-			bridge := func(name, bridge, subnet, more string) json.RawMessage {
-				return json.RawMessage(fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":"bridge","bridge":%q,"isGateway":true%s,
-					"ipam":{"type":"host-local","dataDir":%q,"subnet":%q}}]}`, name, bridge, more, leases, subnet))
-			}
-			plan := []network.Attachment{
-				{Name: "pods", IsDefault: true, Config: bridge("pods", "cni0", "10.40.0.0/24", `,"isDefaultGateway":true`)},
-				{Name: "shop/one", IfName: "net1", Config: bridge("one", "br0", "10.50.0.0/24", ""), DefaultRoute: tc.route},
-			}
-			rec, err := n.Add(t.Context(), n.sandbox("c1"), planned(plan))
-			if tc.fails != "" {
-				if err == nil || !strings.Contains(err.Error(), tc.fails) {
-					t.Errorf("want an error with %q, got %v", tc.fails, err)
-				}
-				if files, _ := filepath.Glob(filepath.Join(leases, "*", "10.*")); files != nil || n.left() != nil {
-					t.Errorf("left behind: %v %v", files, n.left())
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := sh(t, "ip netns exec "+filepath.Base(n.netns)+" ip route show default")
-			if !strings.HasPrefix(got, tc.want) || strings.Count(got, "default") != 1 {
-				t.Errorf("want %q alone, the pod has %q", tc.want, got)
-			}
-			status, err := rec.NetworkStatus()
-			if via := strings.Fields(tc.want)[2]; err != nil || strings.Count(string(status), `"gateway"`) != 1 || !strings.Contains(string(status), `"`+via+`"`) {
-				t.Errorf("network-status does not have the gateway %s alone: %s %v", via, status, err)
-			}
-			if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
-				t.Fatal(err)
-			}
-		})
-	}
-}
-
 // enter moves this test into the network namespace, and what it starts. The thread is never given back: it ends with the
 // test's goroutine.
 func enter(t *testing.T, netns string) {

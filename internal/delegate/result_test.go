@@ -71,12 +71,12 @@ func TestNetworkStatus(t *testing.T) {
 	}{
 		"default network": {[]Attached{bridge}, `[{"name":"pods","interface":"eth0","ips":["10.0.0.5","fd00::5"],"mac":"02:00:00:00:00:02","mtu":1450,
 			"default":true,"dns":{"nameservers":["10.96.0.10"]},"gateway":["10.0.0.1","fd00::9"]}]`},
-		"two interfaces": {[]Attached{two}, `[{"name":"a/two","interface":"net1","ips":["192.0.2.1","192.0.2.3"],"dns":{}},
-			{"name":"a/two","interface":"net1b","mac":"02:00:00:00:00:03","ips":["192.0.2.2"],"dns":{}}]`},
-		"no interfaces":       {[]Attached{none, ipam}, `[{"name":"a/none","interface":"net2","dns":{}},{"name":"a/ipam","interface":"net3","ips":["192.0.2.1"],"dns":{}}]`},
-		"device":              {[]Attached{device}, `[{"name":"a/dev","interface":"net4","dns":{},"device-info":{"type":"pci"}}]`},
-		"default route moved": {[]Attached{routed(ipam, "192.0.2.99")}, `[{"name":"a/ipam","interface":"net3","ips":["192.0.2.1"],"dns":{},"gateway":["192.0.2.99"]}]`},
-		"by its own gateway":  {[]Attached{routed(ipam)}, `[{"name":"a/ipam","interface":"net3","ips":["192.0.2.1"],"dns":{},"gateway":["192.0.2.254"]}]`},
+		"two interfaces": {[]Attached{two}, `[{"name":"a/two","interface":"net1","ips":["192.0.2.1","192.0.2.3"],"default":false,"dns":{}},
+			{"name":"a/two","interface":"net1b","mac":"02:00:00:00:00:03","ips":["192.0.2.2"],"default":false,"dns":{}}]`},
+		"no interfaces":       {[]Attached{none, ipam}, `[{"name":"a/none","interface":"net2","default":false,"dns":{}},{"name":"a/ipam","interface":"net3","ips":["192.0.2.1"],"default":false,"dns":{}}]`},
+		"device":              {[]Attached{device}, `[{"name":"a/dev","interface":"net4","default":false,"dns":{},"device-info":{"type":"pci"}}]`},
+		"default route moved": {[]Attached{routed(ipam, "192.0.2.99")}, `[{"name":"a/ipam","interface":"net3","ips":["192.0.2.1"],"default":false,"dns":{},"gateway":["192.0.2.99"]}]`},
+		"by its own gateway":  {[]Attached{routed(ipam)}, `[{"name":"a/ipam","interface":"net3","ips":["192.0.2.1"],"default":false,"dns":{},"gateway":["192.0.2.254"]}]`},
 		"none":                {nil, `[]`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -104,8 +105,14 @@ func (r *Runner) endLeftover(ctx context.Context, containerID string) error {
 
 // env is the environment of one plugin of one attachment.
 func (r *Runner) env(rec *Record, a *Attached, verb, netns string) map[string]string {
+	args := rec.Args
+	// Some plugins, such as ovs, know no runtimeConfig and take a MAC from here, where Multus writes it too.
+	var mac string
+	if json.Unmarshal(a.Capabilities["mac"], &mac) == nil && mac != "" && !strings.ContainsAny(mac, ";=") {
+		args = strings.TrimPrefix(args+";MAC="+mac, ";")
+	}
 	return map[string]string{
 		"CNI_COMMAND": verb, "CNI_CONTAINERID": rec.ContainerID, "CNI_NETNS": netns, "CNI_IFNAME": a.IfName,
-		"CNI_ARGS": rec.Args, "CNI_PATH": r.Path,
+		"CNI_ARGS": args, "CNI_PATH": r.Path,
 	}
 }

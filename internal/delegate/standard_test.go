@@ -2,11 +2,13 @@ package delegate
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/viaduct-sriov/viaduct/internal/delegate/delegatetest"
@@ -31,80 +33,57 @@ func asked(t *testing.T, annotation string, definitions map[string]string) []net
 	return plan.Attachments
 }
 
-// What a pod's annotation asks for reaches the plugin that does it, and the kernel shows it. %s is the folder for leases.
+// What a pod's annotation asks for reaches the plugin that does it, and the kernel shows it. LEASES is host-local's folder.
 func TestStandardKeysAreSeenInThePod(t *testing.T) {
-	const (
-		inPod  = "ip netns exec POD "
-		bridge = `"type":"bridge","bridge":"br0","isGateway":true`
-		lease  = `"ipam":{"type":"host-local","dataDir":"%s","subnet":"10.61.0.0/24"}`
-		static = `"ipam":{"type":"static"}`
-	)
-	for name, tc := range map[string]struct {
-		element, plugins string
-		look             string // a command; POD is the pod's namespace
-		want             []string
-	}{
-		"ips, by static": {
-			`"ips":["10.60.0.9/24","fd60::9/64"]`, `{` + bridge + `,"capabilities":{"ips":true},` + static + `}`,
-			inPod + "ip addr show net1",
-			[]string{"inet 10.60.0.9/24", "inet6 fd60::9/64"},
-		},
-		"ips, by host-local that does not declare it": {
-			`"ips":["10.61.0.77"]`, `{` + bridge + `,` + lease + `}`, inPod + "ip addr show net1", []string{"inet 10.61.0.77/24"},
-		},
-		"mac, by a bridge that does not declare it": {
-			`"mac":"02:11:22:33:44:55"`, `{` + bridge + `,` + lease + `}`, inPod + "ip link show net1", []string{"02:11:22:33:44:55"},
-		},
-		"mac, by tuning": {
-			`"mac":"02:11:22:33:44:66"`, `{"type":"ptp",` + lease + `},{"type":"tuning","capabilities":{"mac":true}}`,
-			inPod + "ip link show net1",
-			[]string{"02:11:22:33:44:66"},
-		},
-		"bandwidth": {
-			`"bandwidth":{"ingressRate":8000000,"ingressBurst":800000,"egressRate":4000000,"egressBurst":400000}`,
-			`{` + bridge + `,` + lease + `},{"type":"bandwidth","capabilities":{"bandwidth":true}}`,
-			"tc qdisc show",
-			[]string{"rate 8Mbit", "rate 4Mbit"},
-		},
-		"portMappings": {
-			`"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"udp"}]`,
-			`{` + bridge + `,` + lease + `},{"type":"portmap","backend":"nftables","capabilities":{"portMappings":true}}`,
-			"nft list ruleset",
-			[]string{"udp dport 8080 dnat to 10.61.0.2:80"},
-		},
-		"cni-args": {
-			`"cni-args":{"mtu":1400,"promisc":true}`, `{` + bridge + `,` + lease + `},{"type":"tuning"}`,
-			inPod + "ip link show net1",
-			[]string{"mtu 1400", "PROMISC"},
-		},
-		"interface": {
-			`"interface":"data0"`, `{` + bridge + `,` + lease + `}`, inPod + "ip link show data0", []string{"data0"},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel() // most of a plugin's time is waiting, for duplicates of an IPv6 address
-			n := realNode(t)
-			leases := filepath.Join(t.TempDir(), "leases")
-			config := strings.ReplaceAll(`{"cniVersion":"1.0.0","plugins":[`+tc.plugins+`]}`, "%s", leases)
-			plan := []network.Attachment{podNetwork(leases, "10.40.0.0/24")}
-			plan = append(plan, asked(t, `[{"name":"a",`+tc.element+`}]`, map[string]string{"a": config})...)
-			if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(plan)); err != nil {
-				t.Fatal(err)
-			}
-			got := sh(t, strings.ReplaceAll(tc.look, "POD", filepath.Base(n.netns)))
-			for _, want := range tc.want {
-				if !strings.Contains(got, want) {
-					t.Errorf("%s does not show %q:\n%s", tc.look, want, got)
+	t.Run("by real plugins", func(t *testing.T) {
+		n := realNode(t)
+		leases := filepath.Join(t.TempDir(), "leases")
+		const hostLocal = `"ipam":{"type":"host-local","dataDir":"LEASES","subnet":"10.6N.0.0/24"}`
+		definitions := map[string]string{}
+		for i, plugins := range []string{
+			`{"type":"bridge","bridge":"br0","capabilities":{"mac":true,"ips":true},"ipam":{"type":"static"}}`,
+			`{"type":"bridge","bridge":"br1",` + hostLocal + `}`, // declares neither ips nor mac
+			`{"type":"ptp",` + hostLocal + `},{"type":"tuning","capabilities":{"mac":true}}`,
+			`{"type":"bridge","bridge":"br3","isGateway":true,` + hostLocal + `},{"type":"bandwidth","capabilities":{"bandwidth":true}},
+				{"type":"portmap","backend":"nftables","capabilities":{"portMappings":true}},{"type":"tuning"}`,
+		} {
+			config := strings.NewReplacer("LEASES", leases, "6N", fmt.Sprint("6", i)).Replace(plugins)
+			definitions[fmt.Sprint("n", i)] = `{"cniVersion":"1.0.0","plugins":[` + config + `]}`
+		}
+		annotation := `[
+			{"name":"n0","ips":["10.60.0.9/24","fd60::9/64"],"mac":"02:11:22:33:44:50"},
+			{"name":"n1","ips":["10.61.0.77"],"mac":"02:11:22:33:44:51"},
+			{"name":"n2","mac":"02:11:22:33:44:52"},
+			{"name":"n3","interface":"data0","cni-args":{"mtu":1400,"promisc":true},
+				"bandwidth":{"ingressRate":8000000,"ingressBurst":800000,"egressRate":4000000,"egressBurst":400000},
+				"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"udp"}]}]`
+		plan := append([]network.Attachment{podNetwork(leases, "10.40.0.0/24")}, asked(t, annotation, definitions)...)
+		if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(plan)); err != nil {
+			t.Fatal(err)
+		}
+		inPod := "ip netns exec " + filepath.Base(n.netns) + " ip addr show "
+		for look, want := range map[string][]string{
+			inPod + "net1":     {"inet 10.60.0.9/24", "inet6 fd60::9/64", "02:11:22:33:44:50"},
+			inPod + "net2":     {"inet 10.61.0.77/24", "02:11:22:33:44:51"},
+			inPod + "net3":     {"inet 10.62.0.2/", "02:11:22:33:44:52"},
+			inPod + "data0":    {"inet 10.63.0.2/24", "mtu 1400", "PROMISC"},
+			"tc qdisc show":    {"rate 8Mbit", "rate 4Mbit"},
+			"nft list ruleset": {"udp dport 8080 dnat to 10.63.0.2:80"},
+		} {
+			got := sh(t, look)
+			for _, w := range want {
+				if !strings.Contains(got, w) {
+					t.Errorf("%s does not show %q:\n%s", look, w, got)
 				}
 			}
-			if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
-				t.Fatal(err)
-			}
-			if n.left() != nil {
-				t.Errorf("left behind: %v", n.left())
-			}
-		})
-	}
+		}
+		if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
+			t.Fatal(err)
+		}
+		if n.left() != nil {
+			t.Errorf("left behind: %v", n.left())
+		}
+	})
 	t.Run("what no plugin here does", func(t *testing.T) {
 		n := newNode(t)
 		config := string(n.chain("a", "1.0.0", `rec-b "capabilities":{"infinibandGUID":true}`))
@@ -118,6 +97,66 @@ func TestStandardKeysAreSeenInThePod(t *testing.T) {
 		want := []string{`{"infinibandGUID":"02:00:00:00:00:00:00:01"}`, `{"cni":{"ipam-claim-reference":"vm1","k":"v"}}`}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Error(d)
+		}
+	})
+}
+
+// A plugin that knows no runtimeConfig reads the MAC where Multus writes it; the networks beside it do not see it.
+func TestMultusMACInArgs(t *testing.T) {
+	n := newNode(t)
+	def := func(name, plugin string) string { return string(n.chain(name, "1.0.0", plugin)) }
+	plan := n.attachments(asked(t, `[{"name":"a","mac":"02:11:22:33:44:55"},{"name":"b"}]`,
+		map[string]string{"a": def("a", `rec-b "capabilities":{"mac":true}`), "b": def("b", "rec-c")})...)
+	if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(plan)); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range delegatetest.Calls(t, n.journal) {
+		got = append(got, c.Verb+" "+c.Plugin+" "+strings.TrimPrefix(c.Args, n.sandbox("c1").Args))
+	}
+	want := []string{"ADD rec-a ", "ADD rec-b ;MAC=02:11:22:33:44:55", "ADD rec-c ", "DEL rec-c ", "DEL rec-b ;MAC=02:11:22:33:44:55", "DEL rec-a "}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// What the planner accepts can be carried out: it is refused here for its version alone.
+func FuzzPlannedConfiguration(f *testing.F) {
+	for _, s := range []string{
+		`{"type":"bridge","disableCheck":"TRUE"}`, `{"cniVersions":["1.0.0","0.4.0"],"name":"x","plugins":[{"type":"a","capabilities":{"mac":true}},{"type":"b"}]}`,
+		`{"cniVersion":null,"plugins":[{"type":"a","args":{"cni":null},"ipam":{}}],"disableGC":false}`,
+	} {
+		f.Add(s, "02:00:00:00:00:01")
+	}
+	f.Fuzz(func(t *testing.T, config, mac string) {
+		annotation, err := json.Marshal([]map[string]any{{"name": "a", "mac": mac, "cni-args": map[string]any{"k": 1}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wants, err := network.ParseAnnotations(network.Pod{Namespace: "shop", Name: "web"}, map[string]string{network.NetworksAnnotation: string(annotation)})
+		if err != nil {
+			return
+		}
+		plan, err := wants.Plan(map[network.Reference]*network.Definition{{Namespace: "shop", Name: "a"}: network.ParseDefinition("shop", "a", "", config)}, nil)
+		if err != nil {
+			return
+		}
+		a := plan.Attachments[0]
+		chain, err := ParseChain(a.Config)
+		var refused *types.Error
+		if errors.As(err, &refused) && refused.Code == types.ErrIncompatibleCNIVersion {
+			return
+		}
+		if err != nil {
+			t.Fatalf("planned, and refused: %v: %s", err, a.Config)
+		}
+		for _, p := range chain.Plugins {
+			if _, err := chain.stdin(p, a.Capabilities, nil); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }
@@ -149,15 +188,12 @@ func TestStandardDefaultRouteInThePod(t *testing.T) {
 		want     []string
 		fails    bool
 	}{
-		"IPv4 only":                        {[]string{pod4}, []string{net4}, `["10.50.0.1"]`, []string{"10.50.0.1 net1"}, false},
-		"IPv6 only":                        {[]string{pod6}, []string{net6}, `["fd50::1"]`, []string{"fd50::1 net1"}, false},
-		"both":                             {[]string{pod4, pod6}, []string{net4, net6}, `["10.50.0.1","fd50::1"]`, []string{"10.50.0.1 net1", "fd50::1 net1"}, false},
-		"one of both asked":                {[]string{pod4, pod6}, []string{net4, net6}, `["fd50::1"]`, []string{"fd50::1 net1"}, false},
-		"IPv6 asked of an IPv4 pod":        {[]string{pod4}, []string{net6}, `["fd50::1"]`, []string{"fd50::1 net1"}, false},
-		"the network's own":                {[]string{pod4, pod6}, []string{net4, net6}, `[]`, []string{"10.50.0.1 net1", "fd50::1 net1"}, false},
-		"not asked":                        {[]string{pod4, pod6}, []string{net4, net6}, `null`, []string{"10.40.0.1 eth0", "fd40::1 eth0"}, false},
-		"an IPv6 gateway out of reach":     {[]string{pod4, pod6}, []string{net4}, `["10.50.0.1","2001:db8::1"]`, nil, true},
-		"an IPv4 gateway where is no IPv4": {[]string{pod6}, []string{net6}, `["10.50.0.1"]`, nil, true},
+		"IPv4 only":                    {[]string{pod4}, []string{net4}, `["10.50.0.1"]`, []string{"10.50.0.1 net1"}, false},
+		"IPv6 only":                    {[]string{pod6}, []string{net6}, `["fd50::1"]`, []string{"fd50::1 net1"}, false},
+		"both":                         {[]string{pod4, pod6}, []string{net4, net6}, `["10.50.0.1","fd50::1"]`, []string{"10.50.0.1 net1", "fd50::1 net1"}, false},
+		"the network's own":            {[]string{pod4, pod6}, []string{net4, net6}, `[]`, []string{"10.50.0.1 net1", "fd50::1 net1"}, false},
+		"not asked":                    {[]string{pod4, pod6}, []string{net4, net6}, `null`, []string{"10.40.0.1 eth0", "fd40::1 eth0"}, false},
+		"an IPv6 gateway out of reach": {[]string{pod4, pod6}, []string{net4}, `["10.50.0.1","2001:db8::1"]`, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // most of a plugin's time is waiting, for duplicates of an IPv6 address

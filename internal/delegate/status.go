@@ -16,7 +16,7 @@ type networkStatus struct {
 	IPs        []string        `json:"ips,omitempty"`
 	MAC        string          `json:"mac,omitempty"`
 	MTU        int             `json:"mtu,omitempty"`
-	Default    bool            `json:"default,omitempty"`
+	Default    bool            `json:"default"` // the standard has it in every element
 	DNS        types.DNS       `json:"dns"`
 	DeviceInfo json.RawMessage `json:"device-info,omitempty"`
 	Gateway    []string        `json:"gateway,omitempty"` // where the pod's default route goes, if it goes through here

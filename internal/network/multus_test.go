@@ -60,7 +60,7 @@ func TestMultusDeviceIDInTheJSONForm(t *testing.T) {
 // Multus passes MAC= and IP= in CNI_ARGS, which some plugins take though no definition declares it.
 func TestMultusMACAndIPUndeclared(t *testing.T) {
 	for element, configs := range map[string][]string{
-		`"mac":"02:00:00:00:00:01"`: {`{"type":"bridge"}`, `{"type":"macvlan"}`, `{"type":"tap"}`, `{"plugins":[{"type":"x"},{"type":"tuning"}]}`},
+		`"mac":"02:00:00:00:00:01"`: {`{"type":"bridge"}`, `{"type":"macvlan"}`, `{"type":"ovs"}`, `{"type":"tap"}`, `{"plugins":[{"type":"x"},{"type":"tuning"}]}`},
 		`"ips":["192.0.2.1"]`:       {`{"type":"x","ipam":{"type":"host-local"}}`, `{"type":"x","ipam":{"type":"static"}}`},
 	} {
 		for _, config := range configs {
