@@ -80,10 +80,7 @@ test-cluster: image bin/cluster ## tests on a real kubelet, containerd and API s
 
 .PHONY: fuzz
 fuzz: setup-go ## every fuzz target, FUZZTIME (10s) each
-	@grep -rnoE '^func Fuzz\w+' --include='*_test.go' cmd internal pkg | while IFS=: read -r file _ func; do \
-		echo "== $$file $${func#func }"; \
-		go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")"; \
-	done
+	hack/fuzz $(FUZZTIME)
 
 .PHONY: bench
 bench: build bin/lab ## every benchmark; those of the VF path run in the lab, as ratios to the bare kernel's time
