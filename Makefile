@@ -55,6 +55,11 @@ bin/lab bin/cluster bin/demo: setup-go
 	@mkdir -p bin
 	CGO_ENABLED=0 go build -o $@ ./test/$(@F)
 
+.PHONY: bin/cni-plugins
+bin/cni-plugins: setup-go
+	@mkdir -p $@
+	CGO_ENABLED=0 go build -C internal/delegate/testdata/plugins -o $(CURDIR)/$@/ tool
+
 .PHONY: image
 image: build ## the container image localhost/viaduct:dev, also as OCI archive bin/image.tar
 	hack/setup image
@@ -69,7 +74,7 @@ test-unit: setup-go ## tests that need no VM, with the race detector (which need
 	GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) ./...
 
 .PHONY: test-lab
-test-lab: build bin/lab ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers
+test-lab: build bin/lab bin/cni-plugins ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers
 	@[ -n "$(call tagged,lab)" ] || { echo "no package has lab tests: that cannot be right"; exit 1; }
 	go test -tags lab -p 1 -count=$(COUNT) -timeout 60m -exec '$(LAB)' $(call tagged,lab)
 
@@ -88,9 +93,10 @@ bench: build bin/lab ## every benchmark; those of the VF path run in the lab, as
 	go test -tags lab -v -run '^$$' -bench . -timeout 60m -exec '$(LAB)' ./test/bench/...
 
 .PHONY: soak
-soak: ## what takes too long for CI: fuzzing for 10 minutes each, and every test ten times over
+soak: ## what takes too long for CI: fuzzing for 10 minutes each, every test ten times over, and 10,000 pods
 	$(MAKE) fuzz FUZZTIME=10m
 	$(MAKE) test COUNT=10
+	VIADUCT_PODS=10000 go test -run TestChurn -timeout 60m ./internal/delegate
 
 ## checking
 

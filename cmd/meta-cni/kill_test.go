@@ -206,3 +206,29 @@ func TestWhatIsSynced(t *testing.T) {
 		n.ok("DEL")
 	})
 }
+
+// DEL of whatever sandbox asks nobody: it opens no socket. ADD of two networks shows that this would be seen.
+func TestDelAsksNobody(t *testing.T) {
+	n := killNode(t)
+	sockets := func(verb string) (all []tracetest.Call) {
+		t.Helper()
+		trace := n.traced(verb, tracetest.Kill{})
+		if trace.Status.ExitStatus() != 0 {
+			t.Fatalf("%s ended with %d", verb, trace.Status.ExitStatus())
+		}
+		for _, c := range trace.Calls {
+			if c.Name == "socket" && !c.Child {
+				all = append(all, c)
+			}
+		}
+		return all
+	}
+	if len(sockets("ADD")) == 0 {
+		t.Error("ADD asked nobody: this test shows nothing")
+	}
+	for _, of := range []string{"two networks", "no record"} {
+		if all := sockets("DEL"); all != nil {
+			t.Errorf("DEL of a sandbox with %s opened %v", of, all)
+		}
+	}
+}

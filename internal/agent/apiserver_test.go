@@ -32,19 +32,21 @@ type doc = map[string]any
 // An apiServer stands in for the real one: it keeps objects, lists, watches, patches with the UID as a precondition,
 // counts what it is asked, and can be slow or away.
 type apiServer struct {
-	t        *testing.T
+	t        testing.TB
 	http     *httptest.Server
 	mu       sync.Mutex
 	version  int
 	objects  map[string]map[string]doc // collection → namespace/name → object
 	watchers map[chan doc]string
 	asked    []string // "METHOD path", watches and lists aside
+	began    []string // "list COLLECTION", "all COLLECTION" and "watch COLLECTION from VERSION"
 	delay    time.Duration
 	away     bool
+	expired  bool            // no version that a watch could go on from is remembered
 	hidden   map[string]bool // objects that lists and watches leave out, as if the informer were late
 }
 
-func newAPIServer(t *testing.T) *apiServer {
+func newAPIServer(t testing.TB) *apiServer {
 	s := &apiServer{t: t, objects: map[string]map[string]doc{nadPath: {}, podPath: {}}, watchers: map[chan doc]string{}, hidden: map[string]bool{}}
 	s.http = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.http.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
@@ -109,6 +111,25 @@ func (s *apiServer) remove(collection, key string) {
 	s.version++
 	obj["metadata"].(doc)["resourceVersion"] = strconv.Itoa(s.version)
 	s.tell(collection, key, obj, "DELETED")
+}
+
+// bookmark tells those who watch the collection how far they are, and returns that version.
+func (s *apiServer) bookmark(collection string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.version++
+	s.tell(collection, "", s.mark(collection, nil), "BOOKMARK")
+	return strconv.Itoa(s.version)
+}
+
+// mark is an object that says nothing but the version.
+func (s *apiServer) mark(collection string, annotations doc) doc {
+	kind := doc{"kind": "Pod", "apiVersion": "v1"}
+	if collection == nadPath {
+		kind = doc{"kind": "NetworkAttachmentDefinition", "apiVersion": "k8s.cni.cncf.io/v1"}
+	}
+	kind["metadata"] = doc{"resourceVersion": strconv.Itoa(s.version), "annotations": annotations}
+	return kind
 }
 
 func (s *apiServer) putNAD(name, resource, config string) {
@@ -238,6 +259,7 @@ func (s *apiServer) visible(collection string) []doc {
 func (s *apiServer) list(w http.ResponseWriter, r *http.Request, collection string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.began = append(s.began, "list "+collection)
 	kind, version := "PodList", "v1"
 	if collection == nadPath {
 		kind, version = "NetworkAttachmentDefinitionList", "k8s.cni.cncf.io/v1"
@@ -255,12 +277,16 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, collection str
 		for _, o := range s.visible(collection) {
 			events <- doc{"type": "ADDED", "object": o}
 		}
-		kind := doc{"kind": "Pod", "apiVersion": "v1"}
-		if collection == nadPath {
-			kind = doc{"kind": "NetworkAttachmentDefinition", "apiVersion": "k8s.cni.cncf.io/v1"}
+		events <- doc{"type": "BOOKMARK", "object": s.mark(collection, doc{"k8s.io/initial-events-end": "true"})}
+		s.began = append(s.began, "all "+collection)
+	} else {
+		from := r.URL.Query().Get("resourceVersion")
+		s.began = append(s.began, "watch "+collection+" from "+from)
+		if s.expired {
+			s.mu.Unlock()
+			refuse(w, http.StatusGone, "Expired", "too old resource version: "+from)
+			return
 		}
-		kind["metadata"] = doc{"resourceVersion": strconv.Itoa(s.version), "annotations": doc{"k8s.io/initial-events-end": "true"}}
-		events <- doc{"type": "BOOKMARK", "object": kind}
 	}
 	s.watchers[events] = collection
 	s.mu.Unlock()
@@ -368,7 +394,7 @@ func clone(obj doc) doc {
 }
 
 // eventually polls until f returns nil.
-func eventually(t *testing.T, f func() error) {
+func eventually(t testing.TB, f func() error) {
 	t.Helper()
 	var err error
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
@@ -379,11 +405,11 @@ func eventually(t *testing.T, f func() error) {
 	t.Fatalf("still after 30 s: %v", err)
 }
 
-func testLog(t *testing.T) *slog.Logger {
+func testLog(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
 	fmt.Fprint(w.t.Output(), string(p))

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/transport"
 
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
@@ -64,6 +65,7 @@ type Kube struct {
 func NewKube(config *rest.Config, node string, log *slog.Logger) (*Kube, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = 50, 300 // a boot storm is one patch for each of 250 pods
+	refreshToken(config)
 	meta, err := metadata.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
@@ -101,6 +103,16 @@ func NewKube(config *rest.Config, node string, log *slog.Logger) (*Kube, error) 
 		}
 	}
 	return k, nil
+}
+
+// refreshToken makes a token that was refused be read from its file again at once. By itself client-go does so within a
+// minute: long enough for a rotation that leaves the old one valid, too long for one that does not.
+func refreshToken(config *rest.Config) {
+	if config.BearerTokenFile == "" {
+		return
+	}
+	config.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedFileTokenSource(config.BearerTokenFile)))
+	config.BearerToken, config.BearerTokenFile = "", ""
 }
 
 func listWatch(list cache.ListWithContextFunc, watch cache.WatchFuncWithContext) cache.ListerWatcher {

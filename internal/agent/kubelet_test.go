@@ -32,13 +32,13 @@ type kubelet struct {
 	calls     []string
 }
 
-func newKubelet(t *testing.T) *kubelet {
+func newKubelet(t testing.TB) *kubelet {
 	k := &kubelet{socket: filepath.Join(t.TempDir(), "kubelet.sock"), pods: map[string]map[string][]string{}}
 	k.start(t)
 	return k
 }
 
-func (k *kubelet) start(t *testing.T) *grpc.Server {
+func (k *kubelet) start(t testing.TB) *grpc.Server {
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", k.socket)
 	if err != nil {
 		t.Fatal(err)

@@ -142,9 +142,10 @@ func TestServerRefuses(t *testing.T) {
 		request agentapi.Request
 		words   string
 	}{
-		"another version": {agentapi.Request{Version: 99, Plan: &agentapi.Plan{}}, "version 99"},
-		"no question":     {agentapi.Request{Version: agentapi.Version}, "exactly one question"},
-		"two questions":   {agentapi.Request{Version: agentapi.Version, Plan: &agentapi.Plan{}, Report: &agentapi.Report{}}, "exactly one question"},
+		"a stub one newer": {agentapi.Request{Version: agentapi.Version + 1, Plan: &agentapi.Plan{}}, "an upgrade is under way"},
+		"a stub one older": {agentapi.Request{Version: agentapi.Version - 1, Plan: &agentapi.Plan{}}, "an upgrade is under way"},
+		"no question":      {agentapi.Request{Version: agentapi.Version}, "exactly one question"},
+		"two questions":    {agentapi.Request{Version: agentapi.Version, Plan: &agentapi.Plan{}, Report: &agentapi.Report{}}, "exactly one question"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := say(t, frame(tt.request))
@@ -218,6 +219,52 @@ func TestServerRefusesOthers(t *testing.T) {
 	if out := run(65534); !strings.Contains(out, "does not answer") || served.Load() != before {
 		t.Errorf("a user was served: %s", out)
 	}
+}
+
+// In a boot storm, whoever waits for a free hand gets it in order of arrival.
+func TestServerOrder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	const pods = 250
+	begun, release := make(chan string, pods), make(chan struct{})
+	startServer(t, &Server{Path: path, Plan: func(_ context.Context, ask agentapi.Plan) (*network.Plan, error) {
+		begun <- ask.ContainerID
+		<-release
+		return &network.Plan{}, nil
+	}})
+	var answers sync.WaitGroup
+	for i := range pods {
+		// Each asks before the next one connects.
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := agentapi.WriteFrame(conn, agentapi.Request{Version: agentapi.Version, Plan: &agentapi.Plan{ContainerID: fmt.Sprint(i)}}); err != nil {
+			t.Fatal(err)
+		}
+		answers.Go(func() {
+			defer conn.Close()
+			var resp agentapi.Response
+			if err := agentapi.ReadFrame(conn, &resp); err != nil || resp.Error != nil {
+				t.Errorf("pod %d: %v %v", i, resp.Error, err)
+			}
+		})
+	}
+	for range maxRequests { // these work side by side, so among them there is no order
+		<-begun
+	}
+	for i := maxRequests; i < pods; i++ {
+		select {
+		case id := <-begun:
+			t.Fatalf("pod %s is the %d. at once", id, maxRequests+1)
+		default:
+		}
+		release <- struct{}{}
+		if got, want := <-begun, fmt.Sprint(i); got != want {
+			t.Fatalf("pod %s came before pod %s", got, want)
+		}
+	}
+	close(release)
+	answers.Wait()
 }
 
 // A boot storm: 250 pods at once, all answered, never more than maxRequests at work.

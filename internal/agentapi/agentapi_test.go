@@ -56,6 +56,8 @@ func TestAnnotationsNilAndEmptyDiffer(t *testing.T) {
 	}
 }
 
+func frameOf(body string) string { return frame(uint32(len(body)), body) }
+
 func frame(size uint32, body string) string {
 	return string(binary.BigEndian.AppendUint32(nil, size)) + body
 }
@@ -137,7 +139,9 @@ func TestClientPlan(t *testing.T) {
 		"agent dies, then a plan":    {answers: []string{"", good}, plan: plan},
 		"cut in the middle, then":    {answers: []string{good[:20], good}, plan: plan},
 		"a refusal":                  {answers: []string{answer(t, Response{Version: Version, Error: refusal})}, code: 7},
-		"a newer agent":              {answers: []string{answer(t, Response{Version: 99, Plan: plan})}, code: 11},
+		"an agent one newer":         {answers: []string{answer(t, Response{Version: Version + 1, Plan: plan})}, code: 11},
+		"an agent one older":         {answers: []string{answer(t, Response{Version: Version - 1, Plan: plan})}, code: 11},
+		"keys of a later release":    {answers: []string{frameOf(`{"version":1,"later":{"x":1},"plan":{"pod":{},"later":1,"attachments":[{"name":"a/b","ifName":"net1","config":{},"later":[]}]}}`)}, plan: plan},
 		"a newer agent that says so": {answers: []string{answer(t, Response{Version: 99, Error: refusal})}, code: 7},
 		"no plan":                    {answers: []string{answer(t, Response{Version: Version})}, is: ErrUnavailable},
 		"garbage":                    {answers: []string{frame(4, "HTTP")}, is: ErrUnavailable},

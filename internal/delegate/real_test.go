@@ -59,15 +59,20 @@ func sh(t *testing.T, line string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// A realCase is a network of real plugins, and what the kernel must say of it.
+type realCase struct {
+	version string
+	plugins string // JSON of the plugins; %s is the folder for leases
+	caps    map[string]json.RawMessage
+	link    string // how the interface is described by ip -d link
+	mac, ip string // expected; ip without prefix
+	noCheck bool   // the plugins cannot pass their own CHECK
+	// ask is a command on the node, tells what it answers while the pod is there, and not after.
+	ask, tells string
+}
+
 func TestRealPlugins(t *testing.T) {
-	for name, tc := range map[string]struct {
-		version string
-		plugins string // JSON of the plugins; %s is the folder for leases
-		caps    map[string]json.RawMessage
-		link    string // how the interface is described by ip -d link
-		mac, ip string // expected; ip without prefix
-		noCheck bool   // the plugins cannot pass their own CHECK
-	}{
+	for name, tc := range map[string]realCase{
 		"bridge, host-local": {
 			version: "1.1.0", link: "veth", ip: "10.50.0.2",
 			plugins: `{"type":"bridge","bridge":"br0","isGateway":true,"ipam":{"type":"host-local","dataDir":"%s","subnet":"10.50.0.0/24"}}`,
@@ -97,46 +102,69 @@ func TestRealPlugins(t *testing.T) {
 			version: "1.0.0", link: "veth", ip: "10.57.0.2",
 			plugins: `{"type":"bridge","bridge":"br3","ipam":{"type":"host-local","dataDir":"%s","subnet":"10.57.0.0/24","gateway":"10.57.0.1"}},{"type":"sbr"}`,
 		},
+		"bridge, portmap": {
+			version: "1.0.0", link: "veth", ip: "10.58.0.2", ask: "iptables -t nat -S", tells: "8080",
+			plugins: `{"type":"bridge","bridge":"br4","isGateway":true,"ipam":{"type":"host-local","dataDir":"%s","subnet":"10.58.0.0/24"}},{"type":"portmap","capabilities":{"portMappings":true}}`,
+			caps:    map[string]json.RawMessage{"portMappings": json.RawMessage(`[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]`)},
+		},
+		"bridge, bandwidth, tuning": {
+			version: "1.0.0", link: "veth", ip: "10.59.0.2", ask: "tc qdisc show", tells: "tbf",
+			plugins: `{"type":"bridge","bridge":"br5","isGateway":true,"ipam":{"type":"host-local","dataDir":"%s","subnet":"10.59.0.0/24"}},{"type":"bandwidth","capabilities":{"bandwidth":true}},{"type":"tuning","mtu":1400}`,
+			caps:    map[string]json.RawMessage{"bandwidth": json.RawMessage(`{"ingressRate":8000000,"ingressBurst":8000000,"egressRate":8000000,"egressBurst":8000000}`)},
+		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			n := realNode(t)
-			before := links(t)
-			leases := filepath.Join(t.TempDir(), "leases")
-			plugins := tc.plugins
-			if strings.Contains(plugins, "%s") {
-				plugins = fmt.Sprintf(plugins, leases)
-			}
-			def := network.Attachment{Name: "pods", IsDefault: true, Config: json.RawMessage(fmt.Sprintf(
-				`{"cniVersion":"1.1.0","name":"pods","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,"isDefaultGateway":true,
-				"ipam":{"type":"host-local","dataDir":%q,"subnet":"10.40.0.0/24"}}]}`, leases))}
-			one := network.Attachment{Name: "shop/one", IfName: "net1", Capabilities: tc.caps, Config: json.RawMessage(
-				fmt.Sprintf(`{"cniVersion":%q,"name":"one","plugins":[%s]}`, tc.version, plugins))}
-			rec, err := n.Add(t.Context(), n.sandbox("c1"), planned([]network.Attachment{def, one}))
-			if err != nil {
-				t.Fatal(err)
-			}
-			in := "ip netns exec " + filepath.Base(n.netns) + " "
-			if got := sh(t, in+"ip -d link show net1"); !strings.Contains(got, tc.link) || !strings.Contains(got, tc.mac) {
-				t.Errorf("want a %s with MAC %q, the pod has %s", tc.link, tc.mac, got)
-			}
-			if got := sh(t, in+"ip -4 addr show net1"); !strings.Contains(got, tc.ip) {
-				t.Errorf("want %s on net1, the pod has %s", tc.ip, got)
-			}
-			checkStatus(t, n, rec, tc.ip)
-			if err := n.Check(t.Context(), n.sandbox("c1")); err != nil && !tc.noCheck {
-				t.Errorf("CHECK: %v", err)
-			}
-			if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(before, links(t)); diff != "" {
-				t.Errorf("links of the node: -before +after:\n%s", diff)
-			}
-			files, err := filepath.Glob(filepath.Join(leases, "*", "10.*"))
-			if err != nil || files != nil || n.left() != nil {
-				t.Errorf("left behind: %v %v %v", files, n.left(), err)
-			}
-		})
+		t.Run(name, func(t *testing.T) { realLife(t, realNode(t), tc) })
+	}
+}
+
+// realLife is ADD, CHECK and DEL of a pod with a bridged default network and the case's network.
+func realLife(t *testing.T, n *node, tc realCase) {
+	t.Helper()
+	before := links(t)
+	leases := filepath.Join(t.TempDir(), "leases")
+	plugins := tc.plugins
+	if strings.Contains(plugins, "%s") {
+		plugins = fmt.Sprintf(plugins, leases)
+	}
+	def := network.Attachment{Name: "pods", IsDefault: true, Config: json.RawMessage(fmt.Sprintf(
+		`{"cniVersion":"1.1.0","name":"pods","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,"isDefaultGateway":true,
+		"ipam":{"type":"host-local","dataDir":%q,"subnet":"10.40.0.0/24"}}]}`, leases))}
+	one := network.Attachment{Name: "shop/one", IfName: "net1", Capabilities: tc.caps, Config: json.RawMessage(
+		fmt.Sprintf(`{"cniVersion":%q,"name":"one","plugins":[%s]}`, tc.version, plugins))}
+	rec, err := n.Add(t.Context(), n.sandbox("c1"), planned([]network.Attachment{def, one}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := "ip netns exec " + filepath.Base(n.netns) + " "
+	if got := sh(t, in+"ip -d link show net1"); !strings.Contains(got, tc.link) || !strings.Contains(got, tc.mac) {
+		t.Errorf("want a %s with MAC %q, the pod has %s", tc.link, tc.mac, got)
+	}
+	if got := sh(t, in+"ip -4 addr show net1"); !strings.Contains(got, tc.ip) {
+		t.Errorf("want %s on net1, the pod has %s", tc.ip, got)
+	}
+	if tc.ask != "" {
+		if got := sh(t, tc.ask); !strings.Contains(got, tc.tells) {
+			t.Errorf("%s does not tell of %s: %s", tc.ask, tc.tells, got)
+		}
+	}
+	checkStatus(t, n, rec, tc.ip)
+	if err := n.Check(t.Context(), n.sandbox("c1")); err != nil && !tc.noCheck {
+		t.Errorf("CHECK: %v", err)
+	}
+	if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, links(t)); diff != "" {
+		t.Errorf("links of the node: -before +after:\n%s", diff)
+	}
+	if tc.ask != "" {
+		if got := sh(t, tc.ask); strings.Contains(got, tc.tells) {
+			t.Errorf("after DEL, %s still tells of %s: %s", tc.ask, tc.tells, got)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(leases, "*", "10.*"))
+	if err != nil || files != nil || n.left() != nil {
+		t.Errorf("left behind: %v %v %v", files, n.left(), err)
 	}
 }
 

@@ -1,7 +1,7 @@
 //go:build amd64
 
 // Package tracetest kills programs at exact points, for tests: it stops a program and all that it starts at each system
-// call that changes a file or starts a program, counts those calls with one counter over all threads and children, and can
+// call that changes a file, starts a program or opens a socket, counts those calls with one counter over all threads and children, and can
 // kill the program just before or just after any of them. Which calls there are is not listed anywhere but found on the
 // way. A seccomp filter chooses them in the kernel, so that all others run at full speed.
 //
@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -34,7 +35,8 @@ type Trace struct {
 	Status syscall.WaitStatus // its own, not its children's
 }
 
-// A Call is one call that changes something: its name, such as rename or exec, and the file that it is about.
+// A Call is one call that changes something: its name, such as rename or exec, and the file that it is about, or a socket's
+// domain as a number.
 type Call struct {
 	Name, Path string
 	Child      bool // another process than the program made it
@@ -191,6 +193,8 @@ func (t *tracer) call(tid int) (Call, bool) {
 		return c, err == nil && strings.HasPrefix(c.Path, "/") && !strings.HasPrefix(c.Path, "/dev/")
 	case unix.SYS_EXECVE, unix.SYS_RENAME, unix.SYS_UNLINK, unix.SYS_MKDIR, unix.SYS_TRUNCATE, unix.SYS_SYMLINK, unix.SYS_LINK:
 		c.Path = text(tid, r.Rdi)
+	case unix.SYS_SOCKET:
+		c.Path = strconv.FormatUint(r.Rdi, 10)
 	default:
 		c.Path = text(tid, r.Rsi)
 	}
@@ -212,7 +216,7 @@ var names = map[uint32]string{
 	unix.SYS_UNLINK: "unlink", unix.SYS_UNLINKAT: "unlink", unix.SYS_MKDIR: "mkdir", unix.SYS_MKDIRAT: "mkdir",
 	unix.SYS_SYMLINK: "symlink", unix.SYS_SYMLINKAT: "symlink", unix.SYS_LINK: "link", unix.SYS_LINKAT: "link",
 	unix.SYS_TRUNCATE: "truncate", unix.SYS_FTRUNCATE: "truncate", unix.SYS_EXECVE: "exec", unix.SYS_EXECVEAT: "exec",
-	unix.SYS_OPENAT: "create",
+	unix.SYS_OPENAT: "create", unix.SYS_SOCKET: "socket",
 }
 
 func seccompFilter() []unix.SockFilter {

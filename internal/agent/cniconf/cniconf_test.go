@@ -215,6 +215,59 @@ func TestKeeperFollowsAndPutsBack(t *testing.T) {
 	}
 }
 
+// Install, upgrade, rollback, uninstall: what "vfctl node" does to both folders, and what others' files come to meanwhile.
+func TestKeeperAcrossReleases(t *testing.T) {
+	k := &keep{Keeper: &Keeper{ConfDir: t.TempDir(), BinDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}}
+	put(t, k.ConfDir, "10-flannel.conflist", flannel)
+	own, plugin := filepath.Join(k.ConfDir, FileName), filepath.Join(k.BinDir, Plugin)
+	otherRelease := strings.ReplaceAll(flannel, "cbr0", "of another release")
+	for _, step := range []struct {
+		name  string
+		do    func() error
+		want  string // in our file
+		write bool   // it had to be written
+	}{
+		{"install", func() error { k.install(t); return nil }, `"cbr0"`, true},
+		{"the plugin is replaced by rename", func() error {
+			return errors.Join(os.WriteFile(plugin+".new", []byte("v2"), 0o755), os.Rename(plugin+".new", plugin))
+		}, `"cbr0"`, false},
+		{"a file of another release is in place", func() error { return os.WriteFile(own, []byte(otherRelease), 0o600) }, `"cbr0"`, true},
+		{"and back", func() error {
+			return errors.Join(os.WriteFile(plugin+".new", []byte("v1"), 0o755), os.Rename(plugin+".new", plugin))
+		}, `"cbr0"`, false},
+		{"the default network is upgraded in place", func() error {
+			return os.WriteFile(filepath.Join(k.ConfDir, "10-flannel.conflist"), []byte(strings.ReplaceAll(flannel, "cbr0", "cbr2")), 0o600)
+		}, `"cbr2"`, true},
+		{"it is renamed", func() error {
+			return os.Rename(filepath.Join(k.ConfDir, "10-flannel.conflist"), filepath.Join(k.ConfDir, "11-flannel.conflist"))
+		}, `"cbr2"`, false},
+		{"another component sets it and ours aside", func() error {
+			return errors.Join(os.WriteFile(filepath.Join(k.ConfDir, "05-cilium.conflist"), []byte(strings.ReplaceAll(flannel, "cbr0", "cilium")), 0o600),
+				os.Rename(filepath.Join(k.ConfDir, "11-flannel.conflist"), filepath.Join(k.ConfDir, "11-flannel.conflist.cilium_bak")),
+				os.Rename(own, own+".cilium_bak"))
+		}, `"cilium"`, true},
+	} {
+		before := k.Writes()
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		k.Reconcile()
+		data, err := os.ReadFile(own)
+		if wrote := k.Writes() > before; err != nil || wrote != step.write || !strings.Contains(string(data), step.want) || k.Err() != nil {
+			t.Errorf("%s: written: %v, want %v; it holds %s; %v %v", step.name, wrote, step.write, data, err, k.Err())
+		}
+	}
+	// Uninstalled: nobody puts our file back.
+	before := k.Writes()
+	if err := errors.Join(os.Remove(plugin), os.Remove(own)); err != nil {
+		t.Fatal(err)
+	}
+	k.Reconcile()
+	if _, err := os.Stat(own); !errors.Is(err, os.ErrNotExist) || k.Writes() != before || !errors.Is(k.Err(), ErrNoPlugin) {
+		t.Errorf("after it was uninstalled: %v, %d writes, %v", err, k.Writes()-before, k.Err())
+	}
+}
+
 func TestKeeperSeesWhatComesFirst(t *testing.T) {
 	k := start(t)
 	k.install(t)
