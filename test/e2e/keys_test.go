@@ -19,7 +19,7 @@ func TestStandardKeysOnAVF(t *testing.T) {
 	}
 	p.create(t)
 	p.running(t)
-	out, err := p.exec(t.Context(), "sh", "-c", "ip addr show data0; ip route show default")
+	out, err := p.exec(t.Context(), "sh", "-c", "ip addr show data0; ip route")
 	if err != nil {
 		t.Fatal(err)
 	}
