@@ -202,6 +202,10 @@ func TestDeviceFiles(t *testing.T) {
 	n.kubelet.Knows(kubelettest.NoPodsYet)
 	n.kubelet.Start()
 	have("the kubelet just started", both)
+	n.stop()
+	n.patience = time.Millisecond
+	n.start()
+	have("both did, and the plugin lost patience", both)
 	n.kubelet.Knows(kubelettest.AllPods)
 	have("the kubelet knows its pods", both)
 	n.kubelet.Give(vf0, "")
