@@ -10,7 +10,8 @@ MAKEFLAGS += --no-print-directory
 export GOTOOLCHAIN ?= auto
 
 # Static, stripped, without build paths: the same commit gives the same bytes. The version is the commit's (buildvcs).
-PRODUCT_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags '-s -w'
+# Without gRPC's trace pages, whose templates keep the linker from leaving out what is not called: 3 MB in each daemon.
+PRODUCT_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=auto -tags grpcnotrace -ldflags '-s -w'
 LAB           := $(CURDIR)/bin/lab run --
 CLUSTER       := $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar --
 

@@ -12,6 +12,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
 	"github.com/viaduct-sriov/viaduct/internal/offer"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
+	"github.com/viaduct-sriov/viaduct/pkg/pci/names"
 )
 
 // dryRun shows what the configuration would offer on this node, or on the tree below -root, of which the meaning of
@@ -43,7 +44,7 @@ func dryRun(ctx context.Context, o *options, stdout io.Writer, log *slog.Logger)
 	if links != nil && config.AsksForDDP() {
 		devices = (&inventory.Profiles{Log: log}).Fill(devices)
 	}
-	report := offer.NewReport(config, devices, held, nil)
+	report := offer.NewReport(config, devices, held, names.Load(o.root).Device)
 	if o.output == "json" {
 		e := json.NewEncoder(stdout)
 		e.SetIndent("", "  ")

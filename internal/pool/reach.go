@@ -7,7 +7,7 @@ import (
 )
 
 // maxWork bounds the comparisons of values that unreachable makes: its warnings are no more than a service.
-const maxWork = 20_000_000
+const maxWork = 4_000_000
 
 // unreachable warns of selectors that can never have a device, because earlier ones take all that they could take, of
 // selectors that share some VFs with an earlier pool, and of those that take everything. All of it works with the peer,

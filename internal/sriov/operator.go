@@ -9,8 +9,27 @@ import (
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
-// ErrLiving means that a VF's owner is still there.
-var ErrLiving = errors.New("the VF's owner is alive")
+// What keeps Restore from a VF unless it is forced; test with errors.Is.
+var (
+	// ErrLiving means that a VF's owner is still there.
+	ErrLiving = errors.New("the VF's owner is alive")
+	// ErrUnreadable means that a VF's record cannot be read, so nobody knows whose the VF is, nor what it was before.
+	ErrUnreadable = errors.New("the VF's record cannot be read")
+)
+
+// An Outcome says what Restore found and did, in words for a person.
+type Outcome string
+
+// The outcomes.
+const (
+	NoRecord   Outcome = "has no record: nobody of ours has changed it"
+	AsBaseline Outcome = "is as it was before: nothing to do"
+	PutBack    Outcome = "put back as it was before"
+	MadeSafe   Outcome = "had a record that cannot be read, which is kept aside; reset to safe defaults"
+	Dropped    Outcome = "had a record of another boot or VF, which is dropped: nothing to put back"
+	Rebound    Outcome = "has another driver than on record: what it was with that one is not known"
+	Gone       Outcome = "is no more; its record is dropped"
+)
 
 // ReadRecord reads the record of one VF, for those who show it. Errors are the journal's.
 func (p *Plugin) ReadRecord(address pci.Address) (*Record, error) {
@@ -20,32 +39,86 @@ func (p *Plugin) ReadRecord(address pci.Address) (*Record, error) {
 // Alive reports whether the network namespace that the VF was put into is still there.
 func (r *Record) Alive() bool { return r.Phase != Free && r.Phase != Removing && alive(r.Netns) }
 
-// Restore puts a VF back to its baseline for an operator: the same work under the same lock as a DEL. A VF that has no open
-// record is left alone. Without force a VF whose owner's namespace is still there is refused with ErrLiving, and one whose
-// record cannot be read with the journal's ErrCorrupt or ErrVersion; with it such a VF gets safe defaults, and its record is
+// Dead reports whether there is something to put back, or to drop, and nobody who will come for it.
+func (p *Plugin) Dead(r *Record) bool {
+	boot, err := bootID(p.Root)
+	return err == nil && (r.Boot != boot || r.Phase != Free && !r.Alive())
+}
+
+// Restore puts a VF back to its baseline for an operator: the same work under the same lock as a DEL, also for a VF that
+// is free and was changed by somebody since. Without force a VF whose owner's namespace is still there is refused with
+// ErrLiving, and one whose record cannot be read with ErrUnreadable; with it such a VF gets safe defaults, and its record is
 // kept aside.
-func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) error {
-	d, err := p.open(ctx, address, p.Log.With("vf", address.String()))
+func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) (Outcome, error) {
+	log := p.Log.With("vf", address.String())
+	if err := p.Records.Read(address.String(), &Record{}); errors.Is(err, journal.ErrNotExist) {
+		_, err := pci.Read(p.Root, address)
+		return NoRecord, err
+	}
+	d, err := p.open(ctx, address, log)
+	if errors.Is(err, pci.ErrNoDevice) {
+		return Gone, (&device{p: p, log: log}).drop(ctx, address, force)
+	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer d.close()
 	r, err := d.load(ctx)
+	unreadable := errors.Is(err, journal.ErrCorrupt) || errors.Is(err, journal.ErrVersion)
 	switch {
 	case errors.Is(err, journal.ErrNotExist):
-		return nil
-	case force && (errors.Is(err, journal.ErrCorrupt) || errors.Is(err, journal.ErrVersion)):
+		return Dropped, nil
+	case unreadable && !force:
+		return "", fmt.Errorf("%w: %w", ErrUnreadable, err)
+	case unreadable:
 		if r, err = d.salvage(Owner{}, err); err != nil {
-			return err
+			return "", err
 		}
-		return d.restore(ctx, r)
+		return MadeSafe, d.restore(ctx, r)
 	case err != nil:
-		return err
+		return "", err
 	case r.Phase == Free:
-		return nil
+		return d.restoreFree(ctx, r)
 	case r.Alive() && !force:
-		return fmt.Errorf("%w: %s, in %s", ErrLiving, r.Owner, r.Netns.Path)
+		return "", fmt.Errorf("%w: %s, in %s", ErrLiving, r.Owner, r.Netns.Path)
 	}
 	d.releaseFor(ctx, r)
-	return d.restore(ctx, r)
+	return PutBack, d.restore(ctx, r)
+}
+
+// restoreFree puts a VF back that has no owner, if it is not as it should be.
+func (d *device) restoreFree(ctx context.Context, r *Record) (Outcome, error) {
+	pf, err := pci.Read(d.p.Root, d.vf.PF)
+	if err != nil {
+		return "", err
+	}
+	i := &Inspector{p: d.p, boot: d.boot, ns: d.ns, host: d.host, pfs: map[pci.Address]pfView{}}
+	v := i.View(d.vf, pf)
+	switch {
+	case v.Void != "":
+		return Rebound, nil
+	case len(v.Differences) == 0 && len(v.Problems) == 0:
+		return AsBaseline, nil
+	}
+	// While it is on its way back somebody has to own it, who is no pod.
+	r.Owner = Owner{ContainerID: "vfctl", IfName: "vfctl", Network: "vfctl restore"}
+	return PutBack, d.restore(ctx, r)
+}
+
+// drop removes the record of a VF that is no more, and gives its owner's addresses back.
+func (d *device) drop(ctx context.Context, address pci.Address, force bool) error {
+	wait, cancel := context.WithTimeout(ctx, d.p.LockWait)
+	defer cancel()
+	lock, err := d.p.Records.Lock(wait, address.String())
+	if err != nil {
+		return err
+	}
+	r, err := readRecord(d.p.Records, address.String())
+	if err == nil && r.Alive() && !force {
+		return errors.Join(fmt.Errorf("%w: %s, in %s", ErrLiving, r.Owner, r.Netns.Path), lock.Unlock())
+	}
+	if err == nil {
+		d.releaseFor(ctx, r)
+	}
+	return errors.Join(d.p.Records.Remove(address.String()), lock.Unlock())
 }
