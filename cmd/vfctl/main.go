@@ -1,4 +1,5 @@
-// Command vfctl is what an operator runs on a node: it installs the CNI plugins there, and shows and mends VFs.
+// Command vfctl is what an operator runs on a node: it shows the VFs and what is wrong with them, mends them, and installs
+// the CNI plugins there.
 package main
 
 import (
@@ -24,16 +25,24 @@ func main() {
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "vfctl",
-		Short: "Install and look after SR-IOV networking on a Kubernetes node",
+		Short: "Look after SR-IOV networking on a Kubernetes node",
 		Long: `vfctl is what an operator runs on a node of a cluster that uses Viaduct.
 
-It works on the node itself, as root, and needs no API server.`,
+It works on the node itself, as root, and needs no API server. "list" is where to start: each line that begins
+with ! is something that is not as it should be, in words.`,
+		Example: `  vfctl list                       every PF and VF: pool, driver, owner, settings, and what is wrong
+  vfctl show ens2#3                all about one VF; an address such as 0000:02:10.6 does as well
+  vfctl restore 0000:02:10.6       put one VF back as it was before its pod
+  vfctl gc                         put back everything whose owner is gone
+  vfctl report                     a file to send to whoever is to help`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 		RunE:          help,
 	}
-	root.AddCommand(newExplain(), newNode(), newVersion())
+	o := &options{}
+	o.addTo(root)
+	root.AddCommand(newList(o), newShow(o), newRestore(o), newGC(o), newReport(o), newExplain(), newNode(), newVersion())
 	return root
 }
 

@@ -63,8 +63,8 @@ func TestNodeInstallAndUninstall(t *testing.T) {
 
 func TestRefusesArguments(t *testing.T) {
 	tests := map[string]struct{ args, want string }{
-		"no plugin":       {"node install", "name the plugins: one or more of meta-cni, sriov"},
-		"unknown plugin":  {"node install sriov-cni", `there is no plugin "sriov-cni": one or more of meta-cni, sriov`},
+		"no plugin":       {"node install", "name the plugins: one or more of meta-cni, sriov, vfctl"},
+		"unknown plugin":  {"node install sriov-cni", `there is no plugin "sriov-cni": one or more of meta-cni, sriov, vfctl`},
 		"unknown command": {"nodes", `unknown command "nodes" for "vfctl"`},
 		"unknown flag":    {"node install --force sriov", "unknown flag: --force"},
 	}

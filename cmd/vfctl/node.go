@@ -30,18 +30,19 @@ func newInstall() *cobra.Command {
 	var binDir, from string
 	cmd := &cobra.Command{
 		Use:   "install PLUGIN...",
-		Short: "Install CNI plugins (sriov, meta-cni) into this node's plugin folder",
+		Short: "Install CNI plugins (sriov, meta-cni), and vfctl, into this node's plugin folder",
 		Long: `Install copies CNI plugins into the folder where the container runtime looks for them.
 
   sriov      puts the VF that a pod was given into the pod; goes with the device plugin
   meta-cni   joins the default network and a pod's further networks; goes with the meta-agent
+  vfctl      is no plugin, but this program, for who has to look after the node
 
 At any moment the folder holds a whole plugin: the new one is renamed over the old, also while that runs.
 A plugin of another project by the same name is kept as NAME.viaduct-saved. Doing it twice does no harm.
 
 The init containers of the two DaemonSets run this. The node's network configuration is not touched: the
 meta-agent writes it when it is ready to serve.`,
-		Example: `  vfctl node install sriov
+		Example: `  vfctl node install sriov vfctl
   vfctl node install --cni-bin-dir /var/lib/cni/bin sriov meta-cni`,
 		Args:      pluginArgs,
 		ValidArgs: slices.Sorted(maps.Keys(install.Plugins)),
@@ -82,7 +83,7 @@ runtime goes back to the default network. It refuses while the meta-agent runs, 
 Do this when no pod on the node uses these networks any more (drain it): what is left of such a pod cannot be
 cleaned up by a plugin that is gone.`,
 		Example: `  kubectl -n viaduct delete daemonset device-plugin meta-agent
-  vfctl node uninstall sriov meta-cni`,
+  vfctl node uninstall sriov meta-cni vfctl`,
 		Args:      pluginArgs,
 		ValidArgs: slices.Sorted(maps.Keys(install.Plugins)),
 		RunE: func(cmd *cobra.Command, names []string) error {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"runtime/debug"
 
@@ -14,12 +13,17 @@ func newVersion() *cobra.Command {
 		Short: "Say which build this is",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			bi, ok := debug.ReadBuildInfo()
-			if !ok {
-				return errors.New("this binary holds no build information")
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "viaduct %s, %s\n", bi.Main.Version, bi.GoVersion)
-			return nil
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "viaduct %s\n", buildVersion())
+			return err
 		},
 	}
+}
+
+// buildVersion is the version of this build and of the Go that made it.
+func buildVersion() string {
+	bi, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(this binary holds no build information)"
+	}
+	return bi.Main.Version + ", " + bi.GoVersion
 }

@@ -30,10 +30,11 @@ import (
 const Module = "github.com/viaduct-sriov/viaduct"
 
 // Plugins maps each plugin's name in the plugin folder, which is its "type" in a network configuration, to the name of
-// the program that it is installed from.
+// the program that it is installed from. vfctl is no plugin: whoever has to look after the node finds it beside them.
 var Plugins = map[string]string{
 	"sriov":    "sriov-cni",
 	"meta-cni": "meta-cni",
+	"vfctl":    "vfctl",
 }
 
 // What Install and Uninstall can answer besides the file system's own errors; test with errors.Is.

@@ -1,0 +1,64 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
+)
+
+// A holder is a container that the kubelet gave a device to.
+type holder struct{ namespace, pod, container, resource string }
+
+// kubeletView is what the kubelet says of devices, by id.
+type kubeletView struct {
+	held    map[string]holder
+	offered map[string]string // the resource as which it may give them out
+}
+
+// askKubelet asks at the podresources socket. A kubelet that is away must not keep anybody from looking at VFs.
+func (n *Node) askKubelet(ctx context.Context) (kubeletView, error) {
+	v := kubeletView{held: map[string]holder{}, offered: map[string]string{}}
+	socket := filepath.Join(n.KubeletRoot, "pod-resources/kubelet.sock")
+	if _, err := os.Stat(socket); err != nil {
+		return v, fmt.Errorf("what pods have is known from the records alone, for the kubelet has no socket at %s (or name its root with --kubelet-root)", socket)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	const maxAnswer = 16 << 20 // as the kubelet's own client has it
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
+	if err != nil {
+		return v, fmt.Errorf("dial the kubelet: %w", err)
+	}
+	defer func() { _ = conn.Close() }() // two calls were made on it, and answered
+	client := podresources.NewPodResourcesListerClient(conn)
+	list, err := client.List(ctx, &podresources.ListPodResourcesRequest{})
+	if err != nil {
+		return v, fmt.Errorf("the kubelet does not say which devices pods have: %w", err)
+	}
+	for _, p := range list.GetPodResources() {
+		for _, c := range p.GetContainers() {
+			for _, d := range c.GetDevices() {
+				for _, id := range d.GetDeviceIds() {
+					v.held[id] = holder{p.GetNamespace(), p.GetName(), c.GetName(), d.GetResourceName()}
+				}
+			}
+		}
+	}
+	all, err := client.GetAllocatableResources(ctx, &podresources.AllocatableResourcesRequest{})
+	if err != nil {
+		return v, fmt.Errorf("the kubelet does not say which devices it has: %w", err)
+	}
+	for _, d := range all.GetDevices() {
+		for _, id := range d.GetDeviceIds() {
+			v.offered[id] = d.GetResourceName()
+		}
+	}
+	return v, nil
+}

@@ -1,0 +1,190 @@
+package operator
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/viaduct-sriov/viaduct/internal/delegate"
+	"github.com/viaduct-sriov/viaduct/internal/sriov"
+	"github.com/viaduct-sriov/viaduct/pkg/pci"
+)
+
+// ErrCaptured means that a captured tree cannot be mended.
+var ErrCaptured = errors.New("--root is a tree of files, and no node whose VFs could be changed")
+
+// ErrHeld means that a pod has a VF that is free by its record.
+var ErrHeld = errors.New("a pod has the VF")
+
+// Restore puts one VF back: see sriov.Plugin.Restore. Without force it also refuses, with ErrHeld, a VF that has no owner
+// on record and that the kubelet has given to a pod.
+func (n *Node) Restore(ctx context.Context, what string, force bool) (pci.Address, sriov.Outcome, error) {
+	if n.captured() {
+		return pci.Address{}, "", ErrCaptured
+	}
+	status, err := n.Look(ctx)
+	if err != nil {
+		return pci.Address{}, "", err
+	}
+	address, err := status.target(what)
+	if err != nil {
+		return address, "", err
+	}
+	if _, v, _ := status.Find(address.String()); v != nil && v.State == Allocated && !force {
+		return address, "", fmt.Errorf("%s: %w: %s", address, ErrHeld, v.Owner)
+	}
+	outcome, err := n.Plugin().Restore(ctx, address, force)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", address, err)
+	}
+	return address, outcome, err
+}
+
+// target is the VF that a person means; one that is no more has a record at least.
+func (s *Status) target(what string) (pci.Address, error) {
+	for _, x := range s.Stray {
+		if x.Address == what {
+			return pci.ParseAddress(what)
+		}
+	}
+	_, v, err := s.Find(what)
+	if err != nil {
+		return pci.Address{}, err
+	}
+	if v == nil {
+		return pci.Address{}, fmt.Errorf("%s is a PF: name one of its VFs, such as %s#0", what, what)
+	}
+	return pci.ParseAddress(v.Address)
+}
+
+// A Collected is one thing that GC looked at and that has no owner any more.
+type Collected struct {
+	Kind    string `json:"kind"` // sandbox, vf
+	Name    string `json:"name"`
+	Owner   string `json:"owner,omitempty"`
+	Outcome string `json:"outcome,omitempty"` // empty: see Error, or nothing was to be done yet
+	Error   string `json:"error,omitempty"`
+}
+
+// GC tears down what has no owner any more: first the sandboxes on record whose network namespace is gone, by the plugins
+// of their networks, then the VFs that are still not back, and records that mean nothing. With dryRun it only says which.
+// The error says that something is left.
+func (n *Node) GC(ctx context.Context, dryRun bool) ([]Collected, error) {
+	if n.captured() {
+		return nil, ErrCaptured
+	}
+	sandboxes, err1 := n.gcSandboxes(ctx, dryRun)
+	vfs, err2 := n.gcVFs(ctx, dryRun)
+	all := append(sandboxes, vfs...)
+	errs := []error{err1, err2}
+	for _, c := range all {
+		if c.Error != "" {
+			errs = append(errs, fmt.Errorf("%s %s: %s", c.Kind, c.Name, c.Error))
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+func (n *Node) gcSandboxes(ctx context.Context, dryRun bool) ([]Collected, error) {
+	runner := n.Runner()
+	list, err := runner.List()
+	var all []Collected
+	for _, s := range list {
+		if s.Alive {
+			continue
+		}
+		c := Collected{Kind: "sandbox", Name: s.Key}
+		switch {
+		case s.Err != nil:
+			c.Error = s.Err.Error() + "; its container's DEL sets it aside"
+		case dryRun:
+			c.Owner, c.Outcome = podOf(s.Record), "its network namespace is gone: would be torn down"
+		default:
+			c.Owner = podOf(s.Record)
+			gone, failed := runner.CollectDead(ctx, s.Key)
+			switch {
+			case failed != nil:
+				c.Error = failed.Error()
+			case gone:
+				c.Outcome = "torn down"
+			default:
+				c.Outcome = "left alone: another call works on it"
+			}
+		}
+		all = append(all, c)
+	}
+	return all, err
+}
+
+func podOf(r *delegate.Record) string {
+	if r.Pod.Name == "" {
+		return ""
+	}
+	return r.Pod.Namespace + "/" + r.Pod.Name
+}
+
+func (n *Node) gcVFs(ctx context.Context, dryRun bool) ([]Collected, error) {
+	plugin := n.Plugin()
+	keys, err := plugin.Records.Keys()
+	var all []Collected
+	for _, key := range keys {
+		if c := n.gcVF(ctx, plugin, key, dryRun); c != nil {
+			all = append(all, *c)
+		}
+	}
+	return all, err
+}
+
+// gcVF puts one VF back; nil if there was nothing to do.
+func (n *Node) gcVF(ctx context.Context, plugin *sriov.Plugin, key string, dryRun bool) *Collected {
+	address, err := pci.ParseAddress(key)
+	if err != nil {
+		return nil // no record of ours
+	}
+	c := &Collected{Kind: "vf", Name: key}
+	r, err := plugin.ReadRecord(address)
+	if err != nil {
+		c.Error = err.Error() + "; vfctl restore --force resets the VF to safe defaults"
+		return c
+	}
+	if r.Phase != sriov.Free {
+		c.Owner = r.Owner.String()
+	}
+	_, missing := pci.Read(n.Root, address)
+	if isGone := errors.Is(missing, pci.ErrNoDevice) && !r.Alive(); !plugin.Dead(r) && !isGone {
+		return nil
+	}
+	if dryRun {
+		c.Outcome = "nobody will come for it: would be put back, or its record dropped"
+		return c
+	}
+	outcome, err := plugin.Restore(ctx, address, false)
+	c.Outcome = string(outcome)
+	if err != nil {
+		c.Outcome, c.Error = "", err.Error()
+	}
+	return c
+}
+
+// Table prints what GC did for a person.
+func Table(all []Collected) func(io.Writer) error {
+	return func(w io.Writer) error {
+		if len(all) == 0 {
+			_, err := fmt.Fprintln(w, "nothing is left over")
+			return err
+		}
+		rows := make([][]string, 0, len(all))
+		for _, c := range all {
+			name := c.Name
+			if c.Kind == "sandbox" {
+				name = short(name)
+			}
+			rows = append(rows, []string{c.Kind, name, middle(cmp.Or(c.Owner, "-"), 60), cmp.Or(c.Outcome, "FAILED, see below")})
+		}
+		_, err := fmt.Fprintln(w, strings.Join(align(rows), "\n"))
+		return err
+	}
+}
