@@ -149,7 +149,8 @@ func (s *server) hold(ctx context.Context, byRegister bool) error {
 	if err != nil {
 		return err
 	}
-	g := grpc.NewServer()
+	// The default buffers are 64 KiB for each connection, of which there are several for each resource.
+	g := grpc.NewServer(grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(4<<10))
 	deviceplugin.RegisterDevicePluginServer(g, s)
 	registration.RegisterRegistrationServer(g, registrar{name: s.name, session: n})
 	s.attach(n)

@@ -28,7 +28,12 @@ func (t Tree) AddIGB(bus, name string, ifindex, vfs int) []string {
 }
 
 // AddLarge makes pfs PFs with vfs VFs each, named p<n> and p<n>v<m>: the tree that scans are measured on.
-func (t Tree) AddLarge(pfs, vfs int) {
+func (t Tree) AddLarge(pfs, vfs int) { t.addLarge(pfs, vfs, "iavf") }
+
+// AddLargeVFIO is AddLarge with the VFs in user space, so without interfaces.
+func (t Tree) AddLargeVFIO(pfs, vfs int) { t.addLarge(pfs, vfs, "vfio-pci") }
+
+func (t Tree) addLarge(pfs, vfs int, driver string) {
 	t.T.Helper()
 	index := 10
 	for p := range pfs {
@@ -43,11 +48,16 @@ func (t Tree) AddLarge(pfs, vfs int) {
 		index++
 		for v := range vfs {
 			id := bus<<8 + 8 + v
-			t.AddVFAt(pf, v, Func{
+			f := Func{
 				Address: fmt.Sprintf("0000:%02x:%02x.%d", id>>8, id>>3&0x1f, id&7), Vendor: "8086", Device: "1889", Class: "020000",
-				Driver: "iavf", NUMA: p % 2, IOMMUGroup: fmt.Sprint(1000 + p*vfs + v),
-				Net: []Net{{Name: fmt.Sprintf("p%dv%d", p, v), Index: index}},
-			})
+				Driver: driver, NUMA: p % 2, IOMMUGroup: fmt.Sprint(1000 + p*vfs + v),
+			}
+			if driver == "vfio-pci" {
+				t.Write("sys/class/vfio/"+f.IOMMUGroup+"/dev", "240:0")
+			} else {
+				f.Net = []Net{{Name: fmt.Sprintf("p%dv%d", p, v), Index: index}}
+			}
+			t.AddVFAt(pf, v, f)
 			index++
 		}
 	}
