@@ -66,14 +66,11 @@ func TestRedactArgs(t *testing.T) {
 }
 
 // Whatever a definition looks like, no value of a key that nobody knows goes out.
-func FuzzRedact(f *testing.F) {
+func TestRedactedRecordsLeakNothing(t *testing.T) {
 	for _, s := range []string{`{"a": "SECRET"}`, `{"ipam": {"x": ["SECRET", {"type": "SECRET"}]}}`, `[{"SECRET": 1}]`, `"x"`, `{"type": {"y": "SECRET"}}`} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		out, err := redactRecord([]byte(`{"config": ` + string(data) + `}`))
+		out, err := redactRecord([]byte(`{"config": ` + s + `}`))
 		if err != nil {
-			return
+			t.Fatal(err)
 		}
 		var v any
 		if err := json.Unmarshal(out, &v); err != nil {
@@ -101,5 +98,5 @@ func FuzzRedact(f *testing.F) {
 			}
 		}
 		found(v, true)
-	})
+	}
 }
