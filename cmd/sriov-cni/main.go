@@ -3,15 +3,18 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/containernetworking/cni/pkg/version"
+	"github.com/containernetworking/cni/pkg/types"
+	cniversion "github.com/containernetworking/cni/pkg/version"
 
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
 )
@@ -31,37 +34,53 @@ Which VF belongs to whom is on record in /run/viaduct/vf; "vfctl list" shows it,
 func main() {
 	// Nothing here runs beside anything else: more than one processor only costs threads.
 	runtime.GOMAXPROCS(1)
+	// The log speaks of UTC: to find out the machine's zone costs more than all that is logged.
+	time.Local = time.UTC
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx))
+	os.Exit(run(ctx, sriov.SiteFile))
 }
 
-func run(ctx context.Context) int {
-	verb := func(f func(*sriov.Plugin, context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
+// run carries out the verb in CNI_COMMAND. siteFile is where the node's owner may have put settings.
+func run(ctx context.Context, siteFile string) int {
+	var version string // of the configuration, once it is known
+	verb := func(name string, f func(*sriov.Plugin, context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
 		return func(args *skel.CmdArgs) error {
-			site, err := sriov.ReadSite(sriov.SiteFile)
+			version = versionOf(args.StdinData)
+			site, err := sriov.ReadSite(siteFile)
 			if err != nil {
-				return err
+				return types.NewError(types.ErrIOFailure, err.Error(), "")
 			}
 			log, closer := sriov.OpenLog(args.StdinData, site.LogDir, os.Stderr)
 			defer closer.Close()
-			return f(sriov.New(site.StateDir, log), ctx, args)
+			return f(sriov.New(site.StateDir, log.With("verb", name)), ctx, args)
 		}
 	}
 	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
-		Add:    verb((*sriov.Plugin).Add),
-		Del:    verb((*sriov.Plugin).Del),
-		Check:  verb((*sriov.Plugin).Check),
-		GC:     verb((*sriov.Plugin).GC),
-		Status: verb((*sriov.Plugin).Status),
-	}, version.All, fmt.Sprintf(about, buildVersion()))
+		Add:    verb("ADD", (*sriov.Plugin).Add),
+		Del:    verb("DEL", (*sriov.Plugin).Del),
+		Check:  verb("CHECK", (*sriov.Plugin).Check),
+		GC:     verb("GC", (*sriov.Plugin).GC),
+		Status: verb("STATUS", (*sriov.Plugin).Status),
+	}, cniversion.All, fmt.Sprintf(about, buildVersion()))
 	if err == nil {
 		return 0
 	}
-	if printErr := err.Print(); printErr != nil {
+	// The library's own answer leaves out the version that the specification asks for.
+	answer := struct {
+		CNIVersion string `json:"cniVersion,omitempty"`
+		*types.Error
+	}{version, err}
+	if printErr := json.NewEncoder(os.Stdout).Encode(answer); printErr != nil {
 		fmt.Fprintln(os.Stderr, "sriov: cannot write the error to stdout:", printErr, "the error:", err)
 	}
 	return 1
+}
+
+func versionOf(stdin []byte) string {
+	// It was decoded before, by the library.
+	version, _ := new(cniversion.ConfigDecoder).Decode(stdin)
+	return version
 }
 
 func buildVersion() string {

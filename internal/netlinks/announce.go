@@ -28,20 +28,33 @@ func Announce(ctx context.Context, ns *netns.Netns, i Interface, ips []*types100
 		err := errors.Join(setSysctl(ns, "ipv4", i.Name, "arp_notify", "1"), setSysctl(ns, "ipv6", i.Name, "ndisc_notify", "1"))
 		return fmt.Sprintf("no carrier on %s within %v: by the kernel's arp_notify and ndisc_notify", i.Name, carrierWait), err
 	}
-	if len(i.MAC) != 6 {
-		return "", nil // no Ethernet
+	if len(i.MAC) != 6 || len(ips) == 0 {
+		return "", nil // no Ethernet, or nothing to tell
 	}
-	var errs []error
-	for _, ip := range ips {
-		frame, proto := unsolicitedNA(i.MAC, ip.Address.IP), uint16(unix.ETH_P_IPV6)
-		if ip.Address.IP.To4() != nil {
-			frame, proto = gratuitousARP(i.MAC, ip.Address.IP), unix.ETH_P_ARP
+	// One socket for all: the kernel waits for an RCU grace period, some 20 ms, when a packet socket is closed.
+	return "", ns.Do(func() error {
+		// Protocol 0: a socket that only sends must not get a copy of all that is received.
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("announce on %s: %w", i.Name, err)
 		}
-		if err := sendFrame(ns, i.Index, proto, frame); err != nil {
-			errs = append(errs, fmt.Errorf("announce %v on %s: %w", ip.Address.IP, i.Name, err))
+		defer unix.Close(fd)
+		var errs []error
+		for _, ip := range ips {
+			if err := announce(fd, i, ip.Address.IP); err != nil {
+				errs = append(errs, fmt.Errorf("announce %v on %s: %w", ip.Address.IP, i.Name, err))
+			}
 		}
+		return errors.Join(errs...)
+	})
+}
+
+func announce(fd int, i Interface, ip net.IP) error {
+	frame, proto := unsolicitedNA(i.MAC, ip), uint16(unix.ETH_P_IPV6)
+	if ip.To4() != nil {
+		frame, proto = gratuitousARP(i.MAC, ip), unix.ETH_P_ARP
 	}
-	return "", errors.Join(errs...)
+	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: i.Index, Protocol: proto<<8 | proto>>8, Halen: 6})
 }
 
 func awaitCarrier(ctx context.Context, i Interface) (bool, error) {
@@ -58,19 +71,6 @@ func awaitCarrier(ctx context.Context, i Interface) (bool, error) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-}
-
-// sendFrame sends a whole Ethernet frame.
-func sendFrame(ns *netns.Netns, index int, proto uint16, frame []byte) error {
-	return ns.Do(func() error {
-		// Protocol 0: a socket that only sends must not get a copy of all that is received.
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index, Protocol: proto<<8 | proto>>8, Halen: 6})
-	})
 }
 
 var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}

@@ -134,7 +134,11 @@ func Check(ns *netns.Netns, ifName string, ips []*types100.IPConfig, routes []*t
 	if err != nil {
 		return fmt.Errorf("find interface %s in %s: %w", ifName, ns.Path(), err)
 	}
-	have, err := h.AddrList(link, netlink.FAMILY_ALL)
+	var have []netlink.Addr
+	err = retryDump(func() (err error) {
+		have, err = h.AddrList(link, netlink.FAMILY_ALL)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("list the addresses of %s: %w", ifName, err)
 	}
@@ -150,7 +154,11 @@ func Check(ns *netns.Netns, ifName string, ips []*types100.IPConfig, routes []*t
 	}
 	for _, r := range routes {
 		k := kernelRoute(link, r, ips)
-		found, err := h.RouteListFiltered(netlink.FAMILY_ALL, k, netlink.RT_FILTER_DST|netlink.RT_FILTER_GW|netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+		var found []netlink.Route
+		err := retryDump(func() (err error) {
+			found, err = h.RouteListFiltered(netlink.FAMILY_ALL, k, netlink.RT_FILTER_DST|netlink.RT_FILTER_GW|netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+			return err
+		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("list the routes through %s: %w", ifName, err))
 		} else if len(found) == 0 {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	types020 "github.com/containernetworking/cni/pkg/types/020"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
@@ -34,14 +35,23 @@ func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) error {
 		return answer(err)
 	}
 	c.log.Info("VF is in the pod", "took", time.Since(start))
-	versioned, err := result.GetAsVersion(c.cfg.CNIVersion)
-	if err != nil {
-		return types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("express the result in version %s: %v", c.cfg.CNIVersion, err), "")
-	}
-	return versioned.PrintTo(p.Out)
+	return result.PrintTo(p.Out)
 }
 
-func (p *Plugin) add(ctx context.Context, c *call) (*types100.Result, error) {
+// express gives the result in the version that the configuration has.
+func express(r *types100.Result, version string) (types.Result, error) {
+	if len(r.IPs) == 0 && (version == "0.1.0" || version == "0.2.0") {
+		// These tell of nothing but addresses, and the library refuses to convert what has none.
+		return &types020.Result{CNIVersion: version, DNS: r.DNS}, nil
+	}
+	versioned, err := r.GetAsVersion(version)
+	if err != nil {
+		return nil, types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("express the result in version %s: %v", version, err), "")
+	}
+	return versioned, nil
+}
+
+func (p *Plugin) add(ctx context.Context, c *call) (types.Result, error) {
 	d, err := p.open(ctx, c.cfg.Device, c.log)
 	if err != nil {
 		return nil, err
@@ -73,7 +83,11 @@ func (p *Plugin) add(ctx context.Context, c *call) (*types100.Result, error) {
 		return nil, err
 	}
 	attaching, stop := d.untilCancelled(ctx, c)
+	var answered types.Result
 	result, err := d.attach(attaching, c, r, pod, ns)
+	if err == nil {
+		answered, err = express(result, c.cfg.CNIVersion)
+	}
 	if err == nil {
 		err = calledOff(attaching)
 	}
@@ -87,7 +101,7 @@ func (p *Plugin) add(ctx context.Context, c *call) (*types100.Result, error) {
 		return nil, errors.Join(err, d.undo(context.WithoutCancel(ctx), c, r))
 	}
 	c.log.Debug("netlink requests", "host", d.host.Count, "pod", pod.Count)
-	return result, nil
+	return answered, nil
 }
 
 // openPod opens the pod's network namespace, which must not be ours.
@@ -210,15 +224,14 @@ func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
 		return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s has no driver: bind one, such as igbvf, iavf or vfio-pci", d.key()))
 	}
 	r := &Record{Boot: d.boot, Phase: Adding, Owner: c.owner(), Identity: d.id, Invocation: c.invocation()}
-	if d.hasNetdev() {
-		dev, ok := d.atHome()
-		if !ok {
+	if dev, home := d.atHome(); home || d.hasNetdev() {
+		if !home {
 			return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s (driver %s) has no interface in the host's network namespace: another program may have moved it, or its driver is still starting", d.key(), d.id.Driver))
 		}
 		if err := refuseUplink(dev); err != nil {
 			return nil, err
 		}
-		r.Baseline.Netdev = &dev
+		d.dev, r.Baseline.Netdev = dev, &dev
 		var err error
 		if r.Baseline.Tuning, err = vf.ReadTuning(dev.Name); err != nil {
 			return nil, coded(types.ErrIOFailure, err)
@@ -242,8 +255,9 @@ func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
 		}
 		r.Baseline.Settings = live
 	}
-	r.Wanted = c.cfg.Wanted(r.Baseline.Settings)
-	return r, nil
+	var err error
+	r.Wanted, err = c.cfg.Wanted(r.Baseline.Settings)
+	return r, err
 }
 
 // refuseUplink keeps a VF that carries the node's own traffic where it is.
@@ -275,6 +289,7 @@ func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, n
 	if _, err := d.host.Settle(ctx, d.pf, d.id.Index, want); err != nil {
 		return nil, settingError(c, err)
 	}
+	c.log.Debug("the PF's entry is set", "was", r.Baseline.Settings, "set", r.Wanted)
 	if err := calledOff(ctx); err != nil {
 		return nil, err
 	}
@@ -291,6 +306,7 @@ func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, n
 			return nil, err
 		}
 		iface.Mac, iface.Mtu = dev.MAC.String(), dev.MTU
+		c.log.Debug("the interface is in the pod", "was", d.dev.Name, "mac", iface.Mac, "mtu", dev.MTU)
 	}
 	if c.cfg.IPAM == "" {
 		return result, nil
@@ -346,7 +362,9 @@ func settingError(c *call, err error) error {
 	switch {
 	case errors.Is(err, vf.ErrBusy), errors.Is(err, vf.ErrUnsettled):
 		code = types.ErrTryAgainLater
-	case errors.Is(err, vf.ErrUnsupported), errors.Is(err, vf.ErrInvalid), errors.Is(err, vf.ErrPermission), errors.Is(err, vf.ErrAddress):
+	case errors.Is(err, vf.ErrUnsupported):
+		code = types.ErrUnsupportedField
+	case errors.Is(err, vf.ErrInvalid), errors.Is(err, vf.ErrPermission), errors.Is(err, vf.ErrAddress):
 		code = types.ErrInvalidNetworkConfig
 	}
 	return coded(code, fmt.Errorf("network %q: %w", c.cfg.Network, err))
@@ -355,13 +373,11 @@ func settingError(c *call, err error) error {
 // tellMAC gives the interface its MAC while the VF may still choose: once the PF's entry has one, igb refuses even that
 // one until the VF is reset. Where an administrator has set another MAC before us it is refused here, and moveIn insists.
 func (d *device) tellMAC(c *call, r *Record) {
-	if c.cfg.MAC == nil || r.Baseline.Netdev == nil {
+	if c.cfg.MAC == nil || r.Baseline.Netdev == nil || d.dev.MAC == *c.cfg.MAC {
 		return
 	}
-	if dev, ok := d.atHome(); ok && dev.MAC != *c.cfg.MAC {
-		if err := d.host.SetMAC(dev.Index, *c.cfg.MAC); err != nil {
-			c.log.Debug("the VF may not choose its MAC", "error", err)
-		}
+	if err := d.host.SetMAC(d.dev.Index, *c.cfg.MAC); err != nil {
+		c.log.Debug("the VF may not choose its MAC", "error", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -62,7 +63,7 @@ func (d *device) checkAttachment(c *call) error {
 	live, err := d.host.Read(d.pf, d.id.Index)
 	if err != nil {
 		errs = append(errs, err)
-	} else if diff := vf.Plan(live, want); !diff.IsEmpty() {
+	} else if diff := vf.Differences(live, want); !diff.IsEmpty() {
 		errs = append(errs, fmt.Errorf("VF %s: the PF shows %v, and should show %v", d.key(), live, diff))
 	}
 	if r.Baseline.Netdev != nil {
@@ -129,10 +130,22 @@ func (p *Plugin) Status(ctx context.Context, args *skel.CmdArgs) error {
 	if err := errors.Join(errs...); err != nil {
 		return answer(coded(types.ErrPluginNotAvailable, err))
 	}
-	if _, err := p.ipam(ctx, c, "STATUS"); err != nil {
-		return answer(err)
+	err = p.ipamIfKnown(ctx, c, "STATUS")
+	if code := codeOf(err, 0); err != nil && code != types.ErrPluginNotAvailable && code != types.ErrLimitedConnectivity {
+		err = &codedError{types.ErrPluginNotAvailable, err}
 	}
-	return nil
+	return answer(err)
+}
+
+// ipamIfKnown is ipam for a verb that came late to CNI: a plugin that does not know it has nothing to say.
+func (p *Plugin) ipamIfKnown(ctx context.Context, c *call, verb string) error {
+	_, err := p.ipam(ctx, c, verb)
+	var e *types.Error
+	if errors.As(err, &e) && e.Code == types.ErrInvalidEnvironmentVariables && strings.Contains(e.Msg, "CNI_COMMAND") {
+		c.log.Debug("the IPAM plugin does not know the verb", "verb", verb, "error", err)
+		return nil
+	}
+	return err
 }
 
 // writable tries the state folder as an ADD would use it.
@@ -165,8 +178,7 @@ func (p *Plugin) GC(ctx context.Context, args *skel.CmdArgs) error {
 			errs = append(errs, err)
 		}
 	}
-	_, err = p.ipam(ctx, c, "GC")
-	errs = append(errs, err)
+	errs = append(errs, p.ipamIfKnown(ctx, c, "GC"))
 	return answer(errors.Join(errs...))
 }
 

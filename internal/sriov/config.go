@@ -18,6 +18,7 @@ import (
 type Config struct {
 	CNIVersion string
 	Network    string
+	Pod        string // namespace/name, as CNI_ARGS says; for the log
 	Device     pci.Address
 
 	MAC        *vf.MAC
@@ -92,6 +93,9 @@ func Parse(stdin []byte, cniArgs string) (*Config, error) {
 	}
 	if c.CNIVersion == "" {
 		c.CNIVersion = "0.1.0" // a definition of before the field was there
+	}
+	if pod := args["K8S_POD_NAME"]; pod != "" {
+		c.Pod = args["K8S_POD_NAMESPACE"] + "/" + pod
 	}
 	for _, list := range []*[]types.GCAttachment{in.Valid, in.Legacy} {
 		if list != nil {
@@ -340,11 +344,12 @@ func inRange(key string, value *int64, low, high int64) (int64, error) {
 	return *value, nil
 }
 
-// Wanted is what the PF is to enforce, for a VF that now has have.
-func (c *Config) Wanted(have vf.Settings) vf.Settings {
+// Wanted is what the PF is to enforce, for a VF that now has have. The error is a *types.Error: a rate that does not go with
+// the other one, which stays.
+func (c *Config) Wanted(have vf.Settings) (vf.Settings, error) {
 	s := vf.Settings{MAC: c.MAC, VLAN: c.VLAN, SpoofCheck: c.SpoofCheck, Trust: c.Trust, LinkState: c.LinkState}
 	if c.MinTxRate == nil && c.MaxTxRate == nil {
-		return s
+		return s, nil
 	}
 	var rate vf.Rate
 	if have.Rate != nil {
@@ -356,6 +361,10 @@ func (c *Config) Wanted(have vf.Settings) vf.Settings {
 	if c.MaxTxRate != nil {
 		rate.Max = *c.MaxTxRate
 	}
+	if rate.Max != 0 && rate.Min > rate.Max {
+		return s, types.NewError(types.ErrInvalidNetworkConfig,
+			fmt.Sprintf("network %q: min_tx_rate %d is more than max_tx_rate %d, of which the network sets one and the VF has the other", c.Network, rate.Min, rate.Max), "")
+	}
 	s.Rate = &rate
-	return s
+	return s, nil
 }

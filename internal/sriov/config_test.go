@@ -47,8 +47,8 @@ func TestParse(t *testing.T) {
 			conf: `"deviceID":"0000:02:10.4","vlan":0,"vlanQoS":0`, want: base(func(c *Config) { c.VLAN = &vf.VLAN{Proto: vf.Proto8021Q} }),
 		},
 		"MAC of CNI_ARGS over the key": {
-			conf: `"deviceID":"0000:02:10.4","mac":"02:00:00:00:00:01"`, args: "IgnoreUnknown=1;K8S_POD_NAME=p;MAC=02:00:00:00:00:02",
-			want: base(func(c *Config) { c.MAC = &vf.MAC{2, 0, 0, 0, 0, 2} }),
+			conf: `"deviceID":"0000:02:10.4","mac":"02:00:00:00:00:01"`, args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=s;K8S_POD_NAME=p;MAC=02:00:00:00:00:02",
+			want: base(func(c *Config) { c.MAC, c.Pod = &vf.MAC{2, 0, 0, 0, 0, 2}, "s/p" }),
 		},
 		"MAC of the runtime over CNI_ARGS": {
 			conf: `"deviceID":"0000:02:10.4","mac":"02:00:00:00:00:01","runtimeConfig":{"mac":"02:00:00:00:00:03"}`, args: "MAC=02:00:00:00:00:02",
@@ -166,10 +166,28 @@ func TestWantedRate(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if d := cmp.Diff(tt.want, tt.config.Wanted(have).Rate); d != "" {
+			got, err := tt.config.Wanted(have)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tt.want, got.Rate); d != "" {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+// A rate that the VF keeps can be at odds with the one that the network sets: better said before anything is changed.
+func TestWantedRateRefuses(t *testing.T) {
+	have := vf.Settings{Rate: &vf.Rate{Min: 10, Max: 100}}
+	for name, c := range map[string]Config{
+		"min over the VF's max": {MinTxRate: new(uint32(101))},
+		"max under its min":     {MaxTxRate: new(uint32(9))},
+	} {
+		var e *types.Error
+		if _, err := c.Wanted(have); !errors.As(err, &e) || e.Code != 7 {
+			t.Errorf("%s: got %v, want code 7", name, err)
+		}
 	}
 }
 

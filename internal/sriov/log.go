@@ -1,6 +1,7 @@
 package sriov
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,7 +65,9 @@ func OpenLog(stdin []byte, dir string, stderr io.Writer) (*slog.Logger, io.Close
 		LogLevel string `json:"logLevel"`
 		LogFile  string `json:"logFile"`
 	}
-	_ = json.Unmarshal(stdin, &in) // what is wrong with it Parse will say
+	if bytes.Contains(stdin, []byte(`"log`)) {
+		_ = json.Unmarshal(stdin, &in) // what is wrong with it Parse will say
+	}
 	out, closer, fileErr := stderr, io.Closer(io.NopCloser(nil)), error(nil)
 	if in.LogFile != "" {
 		var f *os.File

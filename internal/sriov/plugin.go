@@ -67,6 +67,9 @@ func (p *Plugin) callWith(args *skel.CmdArgs, cfg *Config) *call {
 	if cfg.NeedDevice() == nil {
 		log = log.With("vf", cfg.Device.String())
 	}
+	if cfg.Pod != "" {
+		log = log.With("pod", cfg.Pod)
+	}
 	return &call{CmdArgs: args, cfg: cfg, log: log}
 }
 
@@ -90,6 +93,7 @@ type device struct {
 	lock   *journal.Lock
 	ns     *netns.Netns
 	host   *vf.Conn
+	dev    vf.Netdev // its interface, as newRecord found it in the host's namespace
 }
 
 // open locks the VF and reads what it is. Errors are coded.
@@ -100,8 +104,11 @@ func (p *Plugin) open(ctx context.Context, address pci.Address, log *slog.Logger
 			d.close()
 		}
 	}()
-	if err = d.read(address); err != nil {
-		return nil, err
+	// What is no VF gets no lock.
+	if _, statErr := os.Lstat(filepath.Join(p.Root, "sys/bus/pci/devices", address.String(), "physfn")); statErr != nil {
+		if err = d.read(address); err != nil {
+			return nil, err
+		}
 	}
 	if d.boot, err = bootID(p.Root); err != nil {
 		return nil, coded(types.ErrIOFailure, err)
@@ -114,7 +121,7 @@ func (p *Plugin) open(ctx context.Context, address pci.Address, log *slog.Logger
 		}
 		return nil, coded(types.ErrIOFailure, err)
 	}
-	// Again: who held the lock may have bound its driver anew.
+	// Not before: who held the lock may have bound its driver anew.
 	if err = d.read(address); err != nil {
 		return nil, err
 	}
@@ -200,8 +207,8 @@ func (d *device) atHome() (vf.Netdev, bool) {
 	return dev, true
 }
 
-// hasNetdev reports whether the VF's driver makes an interface: without one (vfio-pci, uio, none) only the PF's side is
-// set. A VF whose interface is away looks the same in sysfs, but its driver is no such driver.
+// hasNetdev reports whether the VF's driver makes an interface: without one (vfio-pci, uio, none, vDPA) only the PF's side
+// is set. A VF whose interface is away looks the same in sysfs, but its driver is no such driver.
 func (d *device) hasNetdev() bool {
 	switch d.vf.Driver {
 	case "", "uio_pci_generic", "igb_uio", "pci-stub":
@@ -210,9 +217,13 @@ func (d *device) hasNetdev() bool {
 	if strings.HasSuffix(strings.ReplaceAll(d.vf.Driver, "-", "_"), "vfio_pci") {
 		return false
 	}
-	// vfio-pci's variants have a vfio-dev folder, whatever they are called.
-	_, err := os.Stat(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key(), "vfio-dev"))
-	return err != nil
+	// vfio-pci's variants have a vfio-dev folder, whatever they are called, and a vDPA device is a child of the VF.
+	for _, child := range []string{"vfio-dev", "vdpa[0-9]*"} {
+		if found, _ := filepath.Glob(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key(), child)); len(found) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // pfMTU is the largest MTU that the VF may have.
@@ -259,7 +270,7 @@ func answer(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &e) && e.Error() == err.Error():
+	case errors.As(err, &e) && e.Error() == err.Error() && e.Code == codeOf(err, 0):
 		return e // nothing was added: keep the details apart
 	}
 	return types.NewError(codeOf(err, types.ErrInternal), oneLine(err), "")

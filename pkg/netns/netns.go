@@ -13,8 +13,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
-	handle "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,7 +31,7 @@ type Netns struct {
 	file    *os.File
 	path    string
 	current bool // it is the process's own, so every thread is in it
-	route   *nl.SocketHandle
+	route   int  // a socket; 0: none yet
 }
 
 // An ID tells one network namespace from another. The kernel gives inode numbers out again, a cookie never within one
@@ -76,10 +74,11 @@ func Current() (*Netns, error) {
 
 // Close gives the namespace back, and closes the socket that Route gave.
 func (n *Netns) Close() error {
-	if n.route != nil {
-		n.route.Close()
+	var err error
+	if n.route != 0 {
+		err = unix.Close(n.route)
 	}
-	return n.file.Close()
+	return errors.Join(err, n.file.Close())
 }
 
 // Path is what the namespace was opened by.
@@ -100,7 +99,7 @@ func (n *Netns) ID() (ID, error) {
 	if err != nil {
 		return ID{}, err
 	}
-	id.Cookie, err = unix.GetsockoptUint64(s.Socket.GetFd(), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	id.Cookie, err = unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
 		return ID{}, fmt.Errorf("identify network namespace %s: %w", n.path, err)
 	}
@@ -125,26 +124,35 @@ func (n *Netns) Do(fn func() error) error {
 	return <-done
 }
 
-// Route gives an rtnetlink socket in the namespace, the same every time; it is closed with the Netns. The kernel's own words
-// come with the errors of requests sent over it.
-func (n *Netns) Route() (*nl.SocketHandle, error) {
-	if n.route != nil {
+// Route gives an rtnetlink socket in the namespace, the same every time; it is closed with the Netns. It blocks, for
+// 30 seconds at most. The kernel's own words come with the errors of requests sent over it.
+func (n *Netns) Route() (int, error) {
+	if n.route != 0 {
 		return n.route, nil
 	}
-	var s *nl.NetlinkSocket
 	err := n.Do(func() (err error) {
-		s, err = nl.GetNetlinkSocketAt(handle.None(), handle.None(), unix.NETLINK_ROUTE)
+		n.route, err = routeSocket()
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open a netlink socket in %s: %w", n.path, err)
+		return 0, fmt.Errorf("open a netlink socket in %s: %w", n.path, err)
+	}
+	return n.route, nil
+}
+
+func routeSocket() (int, error) {
+	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return 0, err
 	}
 	limit := unix.NsecToTimeval(answerTimeout.Nanoseconds())
-	err = errors.Join(s.SetSendTimeout(&limit), s.SetReceiveTimeout(&limit), s.SetExtAck(true))
+	err = errors.Join(
+		unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
+		unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
+		unix.SetsockoptInt(s, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1),
+	)
 	if err != nil {
-		s.Close()
-		return nil, fmt.Errorf("set up a netlink socket in %s: %w", n.path, err)
+		return 0, errors.Join(err, unix.Close(s))
 	}
-	n.route = &nl.SocketHandle{Socket: s}
-	return n.route, nil
+	return s, nil
 }

@@ -11,14 +11,15 @@ import (
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
 )
 
-// interruptTries is how often a dump that changed under the kernel's hands, or a request that a signal cut off, is asked
-// again.
+// interruptTries is how often a dump that changed under the kernel's hands, or an answer that did not fit, is asked again.
 const interruptTries = 20
 
 // A Conn speaks rtnetlink inside one network namespace. It is for one goroutine at a time.
 type Conn struct {
-	ns      *netns.Netns
-	sockets map[int]*nl.SocketHandle
+	ns     *netns.Netns
+	socket int
+	seq    uint32
+	buffer []byte
 
 	// Count tells what was sent so far, for tests and logs that care about the price of a change.
 	Count Count
@@ -34,13 +35,12 @@ func NewConn(ns *netns.Netns) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{ns: ns, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: s}}, nil
+	return &Conn{ns: ns, socket: s, buffer: make([]byte, answerSize)}, nil
 }
 
 // request starts a message about the interface index; flags and change are those of its ifinfomsg.
 func (c *Conn) request(kind, flags, index int, up, change uint32) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(kind, flags)
-	r.Sockets = c.sockets
 	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	m.Index, m.Flags, m.Change = int32(index), up, change
 	r.AddData(m)
@@ -48,39 +48,25 @@ func (c *Conn) request(kind, flags, index int, up, change uint32) *nl.NetlinkReq
 }
 
 // set sends a request that only has to be acknowledged.
-func (c *Conn) set(r *nl.NetlinkRequest) error {
-	_, err := retry(func() ([][]byte, error) { return r.Execute(unix.NETLINK_ROUTE, 0) })
-	return err
-}
+func (c *Conn) set(r *nl.NetlinkRequest) error { return c.exchange(r, nil) }
 
-// get sends a request for interfaces.
-func (c *Conn) get(r *nl.NetlinkRequest) ([]link, error) {
-	messages, err := retry(func() ([][]byte, error) { return r.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK) })
-	if err != nil {
-		return nil, err
-	}
-	links := make([]link, 0, len(messages))
-	for _, m := range messages {
-		l, err := parseLink(m)
-		if err != nil {
-			return nil, err
+// get sends a request for interfaces. Their vfs are good until the next request.
+func (c *Conn) get(r *nl.NetlinkRequest) (links []link, err error) {
+	for range interruptTries {
+		links = links[:0]
+		err = c.exchange(r, func(body []byte) error {
+			l, err := parseLink(body)
+			links = append(links, l)
+			return err
+		})
+		if !errors.Is(err, errInterrupted) && !errors.Is(err, errTooLong) {
+			break
 		}
-		links = append(links, l)
 	}
-	return links, nil
+	return links, err
 }
 
-func retry(f func() ([][]byte, error)) ([][]byte, error) {
-	for tries := 1; ; tries++ {
-		messages, err := f()
-		if tries < interruptTries && (errors.Is(err, unix.EINTR) || errors.Is(err, nl.ErrDumpInterrupted)) {
-			continue
-		}
-		return messages, err
-	}
-}
-
-// one asks for a single interface, by index.
+// one asks for a single interface, by index. Its vfs are good until the next request.
 func (c *Conn) one(index int, mask uint32) (link, error) {
 	r := c.request(unix.RTM_GETLINK, unix.NLM_F_REQUEST, index, 0, 0)
 	if mask != 0 {

@@ -26,6 +26,9 @@ var (
 	ErrAddress = errors.New("address refused by the driver")
 	// ErrNoVF means that the PF has no VF of this number.
 	ErrNoVF = errors.New("no such VF")
+	// ErrTooManyVFs means that the kernel cannot tell of this VF: the list of all of the PF's VFs, the only one there is,
+	// outgrew a netlink attribute (EMSGSIZE, or a list that is cut off; at some 300 VFs). Make fewer VFs.
+	ErrTooManyVFs = errors.New("the PF has more VFs than the kernel can list")
 	// ErrUnsettled means that the driver took a setting and does not show it.
 	ErrUnsettled = errors.New("setting did not take effect")
 )
@@ -38,6 +41,7 @@ var sentinels = map[unix.Errno]error{
 	unix.ENODEV: ErrNoDevice, unix.ENXIO: ErrNoDevice,
 	unix.EEXIST:        ErrExists,
 	unix.EADDRNOTAVAIL: ErrAddress,
+	unix.EMSGSIZE:      ErrTooManyVFs,
 }
 
 // A Refused is one change that the driver or the kernel did not make.

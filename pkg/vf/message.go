@@ -69,13 +69,13 @@ type rtattr struct {
 	data []byte
 }
 
-// parseAttributes splits what a netlink message or a nested attribute holds; the flag bits are off the kinds. The library's
+// parseAttributes splits what a netlink message or a nested attribute holds, up to what cannot be; the flag bits are off the kinds. The library's
 // nl.ParseRouteAttr expects padding after the last attribute, too, and panics where there is none.
 func parseAttributes(b []byte) (attributes []rtattr, err error) {
 	for len(b) >= unix.SizeofRtAttr {
 		size := int(binary.NativeEndian.Uint16(b))
 		if size < unix.SizeofRtAttr || size > len(b) {
-			return nil, fmt.Errorf("attribute of %d bytes in a message that has %d left: %w", size, len(b), unix.EINVAL)
+			return attributes, fmt.Errorf("attribute of %d bytes in a message that has %d left: %w", size, len(b), unix.EINVAL)
 		}
 		kind := int(binary.NativeEndian.Uint16(b[2:]) & attrMask)
 		attributes = append(attributes, rtattr{kind: kind, data: b[unix.SizeofRtAttr:size]})

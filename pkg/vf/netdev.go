@@ -41,7 +41,8 @@ type Netdev struct {
 // A link is a whole RTM_NEWLINK.
 type link struct {
 	Netdev
-	vfs []byte // the value of IFLA_VFINFO_LIST
+	vfs    []byte // the value of IFLA_VFINFO_LIST
+	numVFs int
 }
 
 // parseLink reads an RTM_NEWLINK without its netlink header: an ifinfomsg and attributes.
@@ -59,11 +60,15 @@ func parseLink(b []byte) (link, error) {
 		Carrier:  flags&unix.IFF_LOWER_UP != 0,
 	}}
 	attributes, err := parseAttributes(b[unix.SizeofIfInfomsg:])
-	if err != nil {
-		return link{}, fmt.Errorf("parse an interface: %w", err)
-	}
 	for _, a := range attributes {
 		l.decode(a.kind, a.data)
+	}
+	if err != nil && l.numVFs > 0 {
+		// The length of its list is a 16-bit number, and what follows the list is not where that says.
+		return link{}, fmt.Errorf("parse interface %s with %d VFs: %w: %w", l.Name, l.numVFs, ErrTooManyVFs, err)
+	}
+	if err != nil {
+		return link{}, fmt.Errorf("parse an interface: %w", err)
 	}
 	slices.Sort(l.AltNames)
 	return l, nil
@@ -110,6 +115,8 @@ func (l *link) decode(kind int, v []byte) {
 		l.GROMaxSize = number()
 	case unix.IFLA_PARENT_DEV_NAME:
 		l.Address = text()
+	case unix.IFLA_NUM_VF:
+		l.numVFs = int(number())
 	case unix.IFLA_VFINFO_LIST:
 		l.vfs = v
 	}
@@ -130,13 +137,16 @@ func (c *Conn) Find(address string) (Netdev, error) {
 	if err != nil {
 		return Netdev{}, fmt.Errorf("list the interfaces in %s: %w", c.ns.Path(), err)
 	}
-	slices.SortFunc(links, func(a, b link) int { return a.Index - b.Index })
+	var found Netdev
 	for _, l := range links {
-		if l.Address == address {
-			return l.Netdev, nil
+		if l.Address == address && (found.Index == 0 || l.Index < found.Index) {
+			found = l.Netdev
 		}
 	}
-	return Netdev{}, fmt.Errorf("%w: %s has none in %s", ErrNoDevice, address, c.ns.Path())
+	if found.Index == 0 {
+		return Netdev{}, fmt.Errorf("%w: %s has none in %s", ErrNoDevice, address, c.ns.Path())
+	}
+	return found, nil
 }
 
 // HasName reports whether name is taken here, as a name or as an alternative name.

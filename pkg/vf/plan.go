@@ -63,14 +63,14 @@ func onOff(b bool) string {
 	return "off"
 }
 
-// unsettled is what a readback has to find different before it counts. A driver that does not report an attribute cannot
-// be checked on it, and after a zero MAC, which lets the VF choose, every answer is right.
-func unsettled(live, want Settings) Settings {
+// Differences tells what of want a VF that shows live does not have. It is Plan for those who look and do not set: a driver
+// that does not report an attribute cannot be checked on it, after a zero MAC, which lets the VF choose, every answer is
+// right, and several drivers report 802.1Q where 802.1ad is set.
+func Differences(live, want Settings) Settings {
 	diff := Plan(live, want)
 	if want.MAC != nil && want.MAC.IsZero() {
 		diff.MAC = nil
 	}
-	// Several drivers take 802.1ad and report 802.1Q.
 	if diff.VLAN != nil && live.VLAN != nil && live.VLAN.ID == want.VLAN.ID && live.VLAN.QoS == want.VLAN.QoS && live.VLAN.Proto == Proto8021Q {
 		diff.VLAN = nil
 	}

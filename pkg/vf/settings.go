@@ -2,6 +2,7 @@ package vf
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,7 +23,7 @@ const settleTime = 3 * time.Second
 // settleWrites is how often Settle sets again what a driver lost.
 const settleWrites = 3
 
-// Read reads the entry of VF number index. Errors wrap ErrNoVF or ErrNoDevice.
+// Read reads the entry of VF number index. Errors wrap ErrNoVF, ErrNoDevice or ErrTooManyVFs.
 func (c *Conn) Read(pf PF, index int) (Settings, error) {
 	c.Count.PFReads++
 	l, err := c.one(pf.Index, rtextVF|rtextSkipStats)
@@ -32,7 +33,14 @@ func (c *Conn) Read(pf PF, index int) (Settings, error) {
 	if l.Address != "" && l.Address != pf.Address {
 		return Settings{}, fmt.Errorf("read VF %d of %s: %w: index %d is %s now, of %s", index, pf.Address, ErrNoDevice, pf.Index, l.Name, l.Address)
 	}
+	return entry(l, pf, index)
+}
+
+func entry(l link, pf PF, index int) (Settings, error) {
 	s, err := parseVFInfo(l.vfs, index)
+	if errors.Is(err, ErrNoVF) && index < l.numVFs {
+		err = fmt.Errorf("%w: it has %d", ErrTooManyVFs, l.numVFs)
+	}
 	if err != nil {
 		return Settings{}, fmt.Errorf("read VF %d of %s: %w", index, pf.Address, err)
 	}
@@ -97,7 +105,7 @@ func (c *Conn) Settle(ctx context.Context, pf PF, index int, want Settings) (Set
 		if err != nil {
 			return live, err
 		}
-		diff := unsettled(live, want)
+		diff := Differences(live, want)
 		if diff.IsEmpty() {
 			return live, nil
 		}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -23,8 +24,8 @@ import (
 )
 
 var (
-	binary = flag.String("sriov-binary", "../../bin/sriov-cni", "the CNI plugin to measure, another one to compare")
-	pairs  = flag.Int("pairs", 30, "how many pairs of floor and plugin")
+	binaries = flag.String("sriov-binary", "../../bin/sriov-cni", "the CNI plugins to measure in the same pairs, separated by commas")
+	pairs    = flag.Int("pairs", 30, "how many pairs of floor and plugin")
 )
 
 const podPath = "/run/netns/bench"
@@ -41,51 +42,81 @@ var (
 // since a busy machine slows both; what is reported are the medians of the ratios.
 func BenchmarkAttach(b *testing.B) {
 	s := newSetup(b)
-	s.pair(b) // the first of everything: caches, the record's folder
-	for b.Loop() {
-		var adds, dels, floorAdds, floorDels, starts []float64
-		for range *pairs {
-			p := s.pair(b)
-			adds, dels = append(adds, (p.add-p.start)/p.floorAdd), append(dels, (p.del-p.start)/p.floorDel)
-			floorAdds, floorDels, starts = append(floorAdds, p.floorAdd), append(floorDels, p.floorDel), append(starts, p.start)
-		}
-		fmt.Printf("\n%d pairs            floor      plugin less its VERSION (%.1f ms)\n", *pairs, median(starts))
-		fmt.Printf("ADD            %6.1f ms      %4.2f × floor (quartiles %4.2f…%4.2f)\n", median(floorAdds), median(adds), quantile(adds, 0.25), quantile(adds, 0.75))
-		fmt.Printf("DEL            %6.1f ms      %4.2f × floor (quartiles %4.2f…%4.2f)\n", median(floorDels), median(dels), quantile(dels, 0.25), quantile(dels, 0.75))
-		fmt.Printf("peak memory    %6.1f MiB\nbinary         %6.1f MiB\n\n", float64(s.peak)/1024, s.size)
-		b.ReportMetric(median(adds), "ADD/floor")
-		b.ReportMetric(median(dels), "DEL/floor")
-		b.ReportMetric(float64(s.peak)/1024, "MiB-peak")
-		b.ReportMetric(s.size, "MiB-binary")
+	for _, p := range s.plugins {
+		s.pair(b, p) // the first of everything: caches, the record's folder
 	}
+	for b.Loop() {
+		results := make([]result, len(s.plugins))
+		for range *pairs {
+			for i, p := range s.plugins {
+				results[i].add(s.pair(b, p))
+			}
+		}
+		for i, r := range results {
+			r.report(b, s.plugins[i])
+		}
+		b.ReportMetric(median(results[0].adds), "ADD/floor")
+		b.ReportMetric(median(results[0].dels), "DEL/floor")
+		b.ReportMetric(float64(s.plugins[0].peak)/1024, "MiB-peak")
+		b.ReportMetric(s.plugins[0].size, "MiB-binary")
+	}
+}
+
+// A program is a CNI plugin that is measured.
+type program struct {
+	path string
+	size float64 // MiB
+	peak int64   // KiB, the largest resident set of any run
 }
 
 // times are milliseconds.
 type times struct{ floorAdd, floorDel, start, add, del float64 }
 
+// A result is what came of many pairs: ratios to the floor, and milliseconds.
+type result struct{ adds, dels, floorAdds, floorDels, starts []float64 }
+
+func (r *result) add(t times) {
+	r.adds, r.dels = append(r.adds, (t.add-t.start)/t.floorAdd), append(r.dels, (t.del-t.start)/t.floorDel)
+	r.floorAdds, r.floorDels, r.starts = append(r.floorAdds, t.floorAdd), append(r.floorDels, t.floorDel), append(r.starts, t.start)
+}
+
+func (r *result) report(b *testing.B, p *program) {
+	b.Helper()
+	fmt.Printf("\n%s, %d pairs\n                 floor      plugin less its VERSION (%.1f ms)\n", p.path, *pairs, median(r.starts))
+	line := func(verb string, floor, ratio []float64) {
+		fmt.Printf("%s            %6.1f ms      %4.2f × floor (quartiles %4.2f…%4.2f)\n", verb, median(floor), median(ratio), quantile(ratio, 0.25), quantile(ratio, 0.75))
+	}
+	line("ADD", r.floorAdds, r.adds)
+	line("DEL", r.floorDels, r.dels)
+	fmt.Printf("peak memory    %6.1f MiB\nbinary         %6.1f MiB\n\n", float64(p.peak)/1024, p.size)
+}
+
 type setup struct {
-	vf     *pci.Device
-	pf     vf.PF
-	host   *vf.Conn
-	pod    *vf.Conn
-	dev    vf.Netdev
-	before vf.Settings
-	size   float64 // MiB
-	peak   int64   // KiB, the largest resident set of any run
+	plugins []*program
+	vf      *pci.Device
+	pf      vf.PF
+	host    *vf.Conn
+	pod     *vf.Conn
+	dev     vf.Netdev
+	before  vf.Settings
 }
 
 func newSetup(b *testing.B) *setup {
 	b.Helper()
-	info, err := os.Stat(*binary)
-	if err != nil {
-		b.Fatalf("%v: make build makes it", err)
+	s := &setup{}
+	for path := range strings.SplitSeq(*binaries, ",") {
+		info, err := os.Stat(path)
+		if err != nil {
+			b.Fatalf("%v: make build makes it", err)
+		}
+		s.plugins = append(s.plugins, &program{path: path, size: float64(info.Size()) / (1 << 20)})
 	}
-	s := &setup{size: float64(info.Size()) / (1 << 20)}
 	command(b, "modprobe", "-a", "igb", "igbvf")
 	s.findVF(b)
 	command(b, "ip", "netns", "add", "bench")
 	b.Cleanup(func() { command(b, "ip", "netns", "del", "bench") })
 	s.host, s.pod = connect(b, "/proc/thread-self/ns/net"), connect(b, podPath)
+	var err error
 	if s.before, err = s.host.Read(s.pf, s.vf.VFIndex); err != nil {
 		b.Fatal(err)
 	}
@@ -164,14 +195,14 @@ func command(b *testing.B, argv ...string) {
 	}
 }
 
-// pair runs the floor and the plugin once each.
-func (s *setup) pair(b *testing.B) (t times) {
+// pair runs the floor and a plugin once each.
+func (s *setup) pair(b *testing.B, p *program) (t times) {
 	b.Helper()
 	t.floorAdd = clock(b, s.floorAdd)
 	t.floorDel = clock(b, s.floorDel)
-	t.start = clock(b, func() error { return s.plugin("VERSION") })
-	t.add = clock(b, func() error { return s.plugin("ADD") })
-	t.del = clock(b, func() error { return s.plugin("DEL") })
+	t.start = clock(b, func() error { return s.run(p, "VERSION") })
+	t.add = clock(b, func() error { return s.run(p, "ADD") })
+	t.del = clock(b, func() error { return s.run(p, "DEL") })
 	return t
 }
 
@@ -208,7 +239,7 @@ func (s *setup) floorDel() error {
 	return err
 }
 
-func (s *setup) plugin(verb string) error {
+func (s *setup) run(p *program, verb string) error {
 	stdin, err := json.Marshal(map[string]any{
 		"cniVersion": "1.1.0", "name": "bench", "type": "sriov", "deviceID": s.vf.Address.String(),
 		"vlan": 100, "mac": mac.String(), "spoofchk": "on", "trust": "on",
@@ -217,14 +248,14 @@ func (s *setup) plugin(verb string) error {
 		return err
 	}
 	var out bytes.Buffer
-	cmd := exec.Command(*binary)
+	cmd := exec.Command(p.path)
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID=bench", "CNI_NETNS="+podPath, "CNI_IFNAME=net1", "CNI_PATH=/nowhere")
 	cmd.Stdin, cmd.Stdout = bytes.NewReader(stdin), &out
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w: %s", verb, err, out.Bytes())
 	}
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		s.peak = max(s.peak, usage.Maxrss)
+		p.peak = max(p.peak, usage.Maxrss)
 	}
 	return nil
 }
