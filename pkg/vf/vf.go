@@ -6,16 +6,14 @@
 // own interface, if its driver makes one, is a Netdev: Conn.Find, Conn.Move, Conn.Reset. It is found by its PCI address
 // wherever it is, since its name is not ours: udev renames it, and so may whoever has it.
 //
-// Typical use, with the host's Conn h, the pod's Conn p and the VF 0000:02:10.0, which is number 0 of the PF:
+// What is to be set is planned before it is set (Plan, which is pure), set in one message (Conn.Write), and looked at until
+// it is there (Conn.Settle), since some drivers apply it in their own time. To put back, everything is tried
+// (Conn.WriteEach, Conn.Reset). ReadTuning and ResetTuning do the same for what ethtool sets. The example shows a VF on its
+// way into a network namespace and back.
 //
-//	before, err := h.Read(pf, 0)
-//	err = h.Write(pf, 0, vf.Plan(before, want))
-//	err = h.Settle(ctx, pf, 0, want)
-//	err = h.Move(dev.Index, p, vf.Arrival{Name: "net1", Up: true})
-//	…
-//	dev, err = p.Find("0000:02:10.0")
-//	err = p.Move(dev.Index, h, vf.Arrival{Name: "enp2s0v0"})
-//	err = h.Write(pf, 0, vf.Plan(want, before))
+// A Conn belongs to one network namespace and works from every thread: nothing here changes the namespace of the caller's
+// thread. It asks again what a signal or a change under the kernel's hands cut off. Everything needs CAP_NET_ADMIN, in the
+// user namespace that owns the network namespace.
 //
 // Errors that a driver or the kernel gave are a *Refused, which names the attribute, and wraps one of the package's
 // sentinels as well as the errno.
