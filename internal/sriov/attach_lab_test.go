@@ -230,8 +230,8 @@ func TestRefusedSettings(t *testing.T) {
 		code  uint
 		words []string
 	}{
-		"link state":   {conf{"vlan": 9, "trust": "on", "link_state": "enable"}, 7, []string{"link_state enable", "VF 0 of"}},
-		"802.1ad":      {conf{"vlan": 9, "vlanProto": "802.1AD"}, 7, []string{"vlan 9", "802.1ad"}},
+		"link state":   {conf{"vlan": 9, "trust": "on", "link_state": "enable"}, 2, []string{"link_state enable", "VF 0 of"}},
+		"802.1ad":      {conf{"vlan": 9, "vlanProto": "802.1AD"}, 2, []string{"vlan 9", "802.1ad"}},
 		"min_tx_rate":  {conf{"vlan": 9, "min_tx_rate": 10}, 7, []string{"rate 10"}},
 		"MTU":          {conf{"mtu": 9000}, 7, []string{"mtu"}},
 		"IPAM missing": {conf{"vlan": 9, "ipam": conf{"type": "no-such"}}, 7, []string{"no-such"}},

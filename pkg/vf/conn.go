@@ -55,9 +55,9 @@ func (c *Conn) get(r *nl.NetlinkRequest) (links []link, err error) {
 	for range interruptTries {
 		links = links[:0]
 		err = c.exchange(r, func(body []byte) error {
-			l, err := parseLink(body)
+			l, failed := parseLink(body)
 			links = append(links, l)
-			return err
+			return failed
 		})
 		if !errors.Is(err, errInterrupted) && !errors.Is(err, errTooLong) {
 			break
