@@ -43,6 +43,14 @@ func TestExamples(t *testing.T) {
 			_, err := sriov.Parse([]byte(example), "")
 			return err
 		},
+		"site": func(example string) error {
+			path := filepath.Join(t.TempDir(), "sriov.json")
+			if err := os.WriteFile(path, []byte(example), 0o600); err != nil {
+				return err
+			}
+			_, err := sriov.ReadSite(path)
+			return err
+		},
 		"pod": func(example string) error {
 			_, err := network.ParseSelections(example, "default")
 			return err

@@ -191,6 +191,25 @@ func TestWantedRateRefuses(t *testing.T) {
 	}
 }
 
+// What a pod's owner can put into CNI_ARGS ends as a MAC that an interface can have, or as an error.
+func FuzzCNIArgs(f *testing.F) {
+	for _, seed := range []string{"", "MAC=02:00:00:00:00:01", "IgnoreUnknown=1;K8S_POD_NAMESPACE=a;K8S_POD_NAME=b;MAC=x", ";;=;", "MAC", "MAC=;MAC=02-00-00-00-00-02"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, args string) {
+		c, err := Parse([]byte(`{"cniVersion":"1.0.0","name":"n"}`), args)
+		var e *types.Error
+		switch {
+		case err != nil && (!errors.As(err, &e) || e.Code != 4 && e.Code != 7):
+			t.Errorf("%v is no CNI error with code 4 or 7", err)
+		case err == nil && c.MAC != nil && !c.MAC.IsUnicast():
+			t.Errorf("MAC %v got through", c.MAC)
+		case err == nil && (c.VLAN != nil || c.Trust != nil || c.SpoofCheck != nil):
+			t.Errorf("CNI_ARGS set more than a MAC: %+v", c)
+		}
+	})
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.0.0","name":"n","vlan":1,"args":{"cni":{"vlan":2}},"allowPodOverrides":["vlan"]}`), "MAC=02:00:00:00:00:01")
 	f.Fuzz(func(t *testing.T, conf []byte, args string) {
