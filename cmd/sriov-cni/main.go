@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -32,8 +31,8 @@ Which VF belongs to whom is on record in /run/viaduct/vf; "vfctl list" shows it,
 `
 
 func main() {
-	// Nothing here runs beside anything else: more than one processor only costs threads.
-	runtime.GOMAXPROCS(1)
+	// No GOMAXPROCS(1), although nothing here runs beside anything else: the runtime would take its only processor from
+	// each system call that takes longer than a tick, and wake a thread that looks for work.
 	// The log speaks of UTC: to find out the machine's zone costs more than all that is logged.
 	time.Local = time.UTC
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
