@@ -98,10 +98,20 @@ func (c *Conn) WriteEach(pf PF, index int, s Settings) []error {
 // reset a VF lose settings made meanwhile. Attributes that the driver does not report pass. The error wraps ErrUnsettled
 // and says what differs, or is a *Refused; the entry as last read comes with it.
 func (c *Conn) Settle(ctx context.Context, pf PF, index int, want Settings) (Settings, error) {
+	live, err := settle(ctx, want,
+		func() (Settings, error) { return c.Read(pf, index) },
+		func(diff Settings) error { return c.Write(pf, index, diff) })
+	if errors.Is(err, ErrUnsettled) {
+		err = fmt.Errorf("VF %d of %s: %w", index, pf.Address, err)
+	}
+	return live, err
+}
+
+func settle(ctx context.Context, want Settings, read func() (Settings, error), write func(Settings) error) (Settings, error) {
 	deadline := time.Now().Add(settleTime)
 	wait, nextWrite, writes := poll, time.Now().Add(100*time.Millisecond), 0
 	for {
-		live, err := c.Read(pf, index)
+		live, err := read()
 		if err != nil {
 			return live, err
 		}
@@ -110,12 +120,12 @@ func (c *Conn) Settle(ctx context.Context, pf PF, index int, want Settings) (Set
 			return live, nil
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			return live, fmt.Errorf("%w on VF %d of %s: wanted %v, the PF shows %v", ErrUnsettled, index, pf.Address, diff, live)
+			return live, fmt.Errorf("%w: wanted %v, the PF shows %v", ErrUnsettled, diff, live)
 		}
 		if writes < settleWrites && time.Now().After(nextWrite) {
 			writes++
 			nextWrite = time.Now().Add(500 * time.Millisecond)
-			if err := c.Write(pf, index, diff); err != nil {
+			if err := write(diff); err != nil {
 				return live, err
 			}
 		}
