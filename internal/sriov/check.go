@@ -63,8 +63,10 @@ func (d *device) checkAttachment(c *call) error {
 	live, err := d.host.Read(d.pf, d.id.Index)
 	if err != nil {
 		errs = append(errs, err)
-	} else if diff := vf.Differences(live, want); !diff.IsEmpty() {
-		errs = append(errs, fmt.Errorf("VF %s: the PF shows %v, and should show %v", d.key(), live, diff))
+	} else {
+		for _, diff := range live.Differences(want) {
+			errs = append(errs, fmt.Errorf("VF %s, at its PF: %v", d.key(), diff))
+		}
 	}
 	if r.Baseline.Netdev != nil {
 		errs = append(errs, d.checkPod(c, r))

@@ -138,12 +138,12 @@ func TestCheckFinds(t *testing.T) {
 		"the VLAN": {
 			[][]string{{"link", "set", pf.Name, "vf", number, "vlan", "7"}},
 			[][]string{{"link", "set", pf.Name, "vf", number, "vlan", "100", "qos", "3"}},
-			[]string{"vlan 7", "vlan 100"},
+			[]string{"vlan is 7", "should be 100"},
 		},
 		"trust": {
 			[][]string{{"link", "set", pf.Name, "vf", number, "trust", "off"}},
 			[][]string{{"link", "set", pf.Name, "vf", number, "trust", "on"}},
-			[]string{"trust on"},
+			[]string{"trust is off"},
 		},
 		"an address": {
 			[][]string{{"-n", p.ns, "addr", "del", "10.9.0.7/24", "dev", "net1"}},

@@ -63,10 +63,10 @@ func onOff(b bool) string {
 	return "off"
 }
 
-// Differences tells what of want a VF that shows live does not have. It is Plan for those who look and do not set: a driver
+// unsettled tells what of want a VF that shows live does not have. It is Plan for those who look and do not set: a driver
 // that does not report an attribute cannot be checked on it, after a zero MAC, which lets the VF choose, every answer is
 // right, and several drivers report 802.1Q where 802.1ad is set.
-func Differences(live, want Settings) Settings {
+func unsettled(live, want Settings) Settings {
 	diff := Plan(live, want)
 	if want.MAC != nil && want.MAC.IsZero() {
 		diff.MAC = nil

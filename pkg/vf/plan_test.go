@@ -36,7 +36,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-func TestDifferences(t *testing.T) {
+func TestUnsettled(t *testing.T) {
 	mac := MAC{2, 0, 0, 0, 0, 1}
 	tests := map[string]struct{ live, want, diff Settings }{
 		"not reported passes":               {Settings{}, Settings{Trust: new(true), SpoofCheck: new(false)}, Settings{}},
@@ -49,7 +49,7 @@ func TestDifferences(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if d := cmp.Diff(tt.diff, Differences(tt.live, tt.want)); d != "" {
+			if d := cmp.Diff(tt.diff, unsettled(tt.live, tt.want)); d != "" {
 				t.Error(d)
 			}
 		})

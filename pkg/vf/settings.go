@@ -115,7 +115,7 @@ func settle(ctx context.Context, want Settings, read func() (Settings, error), w
 		if err != nil {
 			return live, err
 		}
-		diff := Differences(live, want)
+		diff := unsettled(live, want)
 		if diff.IsEmpty() {
 			return live, nil
 		}
