@@ -133,7 +133,8 @@ func setAddressed(l *NodeLink, reason string) { l.Addressed = cmp.Or(l.Addressed
 
 // markRoutes looks at every table: a default route for policy routing or of a VRF carries the node's traffic, too.
 func (g *graph) markRoutes() error {
-	return retryDump(func() error {
+	object := "" // why next-hop objects count, once one is named
+	err := retryDump(func() error {
 		all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
 		return netlink.RouteListFilteredIter(unix.AF_UNSPEC, all, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
 			if r.Type != unix.RTN_UNICAST || !isDefault(r.Dst) {
@@ -144,6 +145,9 @@ func (g *graph) markRoutes() error {
 				family = "IPv6"
 			}
 			reason := "an " + family + " default route goes through it"
+			if viaObject(r) {
+				object = "an " + family + " default route names a next-hop object, as which it serves"
+			}
 			g.mark(r.LinkIndex, reason, setUplink)
 			for _, hop := range r.MultiPath {
 				g.mark(hop.LinkIndex, reason, setUplink)
@@ -151,6 +155,14 @@ func (g *graph) markRoutes() error {
 			return true
 		})
 	})
+	if err != nil || object == "" {
+		return err
+	}
+	links, err := nexthopLinks()
+	for _, index := range links {
+		g.mark(index, object, setUplink)
+	}
+	return err
 }
 
 // isDefault knows a default route in both forms in which netlink has given it: without a destination, and as 0.0.0.0/0 or

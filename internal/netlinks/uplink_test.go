@@ -3,6 +3,7 @@ package netlinks
 import (
 	"context"
 	"net"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -35,6 +36,7 @@ func ip(t *testing.T, commands ...string) {
 }
 
 type uplinkTest struct {
+	noCompat  bool // routes by next-hop objects are listed without what these say
 	setup     []string
 	uplinks   []string // the interfaces that must be found, sorted by name in the check
 	addressed []string
@@ -42,6 +44,11 @@ type uplinkTest struct {
 
 func (test uplinkTest) run(t *testing.T) {
 	inNewNetns(t)
+	if test.noCompat {
+		if err := os.WriteFile("/proc/sys/net/ipv4/nexthop_compat_mode", []byte("0"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ip(t, test.setup...)
 	links, err := NodeLinks()
 	if err != nil {
@@ -86,11 +93,32 @@ func TestNodeLinks(t *testing.T) {
 		"in another table":                     {setup: []string{"route add default dev nic1 table 100"}, uplinks: []string{"nic1", "far1"}},
 		"two halves":                           {setup: []string{"route add 0.0.0.0/1 dev nic1", "route add 128.0.0.0/1 dev nic1"}, uplinks: []string{"nic1", "far1"}},
 		"several next hops":                    {setup: []string{"route add default nexthop dev nic1 nexthop dev nic2"}, uplinks: []string{"nic1", "far1", "nic2", "far2"}},
-		"unreachable default":                  {setup: []string{"route add unreachable default", "-6 route add unreachable default"}},
-		"an ordinary route":                    {setup: []string{"route add 198.51.100.0/24 dev nic1"}},
-		"address alone":                        {setup: []string{"addr add 192.0.2.2/24 dev nic1"}, addressed: []string{"nic1", "far1"}},
-		"IPv6 address":                         {setup: []string{"addr add 2001:db8::2/64 dev nic1 nodad"}, addressed: []string{"nic1", "far1"}},
-		"link-local addresses":                 {setup: []string{"addr add 169.254.3.4/16 dev nic1", "addr add fe80::1234/64 dev nic1 nodad"}},
+		"several IPv6 next hops": {
+			setup:   []string{"-6 route add default nexthop via fe80::1 dev nic1 nexthop via fe80::1 dev nic2"},
+			uplinks: []string{"nic1", "far1", "nic2", "far2"},
+		},
+		"a next-hop object": {
+			setup:   []string{"nexthop add id 10 dev nic1", "route add default nhid 10"},
+			uplinks: []string{"nic1", "far1"},
+		},
+		"a group of next-hop objects, without their interfaces": {
+			noCompat: true,
+			setup: []string{
+				"nexthop add id 10 dev nic1", "nexthop add id 11 dev nic2", "nexthop add id 12 group 10/11",
+				"route add default nhid 12",
+			},
+			uplinks: []string{"nic1", "far1", "nic2", "far2"},
+		},
+		"an IPv6 next-hop object, without its interface": {
+			noCompat: true,
+			setup:    []string{"-6 nexthop add id 10 via fe80::1 dev nic1", "-6 route add default nhid 10"},
+			uplinks:  []string{"nic1", "far1"},
+		},
+		"unreachable default":  {setup: []string{"route add unreachable default", "-6 route add unreachable default"}},
+		"an ordinary route":    {setup: []string{"route add 198.51.100.0/24 dev nic1"}},
+		"address alone":        {setup: []string{"addr add 192.0.2.2/24 dev nic1"}, addressed: []string{"nic1", "far1"}},
+		"IPv6 address":         {setup: []string{"addr add 2001:db8::2/64 dev nic1 nodad"}, addressed: []string{"nic1", "far1"}},
+		"link-local addresses": {setup: []string{"addr add 169.254.3.4/16 dev nic1", "addr add fe80::1234/64 dev nic1 nodad"}},
 		"below a bridge": {
 			setup:   []string{"link add br0 type bridge", "link set nic1 master br0", "link set br0 up", "addr add 192.0.2.2/24 dev br0", "route add default via 192.0.2.1"},
 			uplinks: []string{"br0", "nic1", "far1"}, addressed: []string{"br0", "nic1", "far1"},
