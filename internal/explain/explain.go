@@ -55,7 +55,10 @@ func (n Node) Explain(w io.Writer, p Pod, definitions map[network.Reference]*net
 		return err
 	}
 	out := []error{line(w, "pod %s/%s", p.Namespace, p.Name)}
-	for _, e := range wants.Explain(found, plan) {
+	for i, e := range wants.Explain(found, plan) {
+		if i == 0 && wants.Default == nil && n.Config.HasDefault() {
+			e.Reasons = append(e.Reasons, fmt.Sprintf("it is what the node's configuration names: %s", n.Config.DefaultReference()))
+		}
 		out = append(out, line(w, "%-15s %s", e.IfName, e.Network))
 		for _, reason := range e.Reasons {
 			out = append(out, line(w, "%-15s - %s", "", reason))

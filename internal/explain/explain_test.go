@@ -118,6 +118,17 @@ net4            shop/disk
 	}
 }
 
+func TestExplainTheNodesDefaultNetwork(t *testing.T) {
+	config, err := network.ParseNodeConfig([]byte(`{"clusterNetwork":"calico"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := explained(t, Node{Config: config}, podWith(`{}`))
+	if err != nil || !strings.Contains(got, "it is what the node's configuration names: kube-system/calico") {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
 func TestExplainRefusals(t *testing.T) {
 	isolated := plainNode()
 	isolated.Config.Policy.Isolated = true
