@@ -138,10 +138,10 @@ func (r *Runner) start(ctx context.Context, c call, path string, stdout, stderr 
 	if err != nil {
 		return errors.Join(err, stdin.Close(), kill(cmd), cmd.Wait())
 	}
-	go func() {
-		defer stdin.Close()
-		_, _ = stdin.Write(c.stdin) // a plugin may end without having read it all
-	}()
+	// A plugin may end without having read it all. One that does not read is killed when its time is over, and its output
+	// has been read since it started: this write ends, and needs no goroutine.
+	_, _ = stdin.Write(c.stdin)
+	_ = stdin.Close()
 	err = cmd.Wait()
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // it exited well; a child of it still holds its output

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -97,5 +98,31 @@ func TestDelOfAnOldSandbox(t *testing.T) {
 	}
 	if diff := cmp.Diff("DEL rec-a eth0", n.trace()[len(n.trace())-1]); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A plugin that never reads a configuration larger than a pipe holds is one that hangs, or one that has no use for it.
+func TestPluginThatDoesNotRead(t *testing.T) {
+	for what, tc := range map[string]struct {
+		script string
+		fails  string
+	}{
+		"hangs":   {"#!/bin/sh\nexec sleep 60\n", "did not end in time"},
+		"answers": {"#!/bin/sh\necho '{\"cniVersion\":\"1.0.0\"}'\n", ""},
+	} {
+		t.Run(what, func(t *testing.T) {
+			n := newNode(t)
+			n.Timeout, n.Path = time.Second, t.TempDir()
+			if err := os.WriteFile(filepath.Join(n.Path, "deaf"), []byte(tc.script), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			_, err := n.exec(t.Context(), call{
+				verb: "ADD", network: "pods", plugin: PluginConf{Type: "deaf"}, containerID: "c1",
+				stdin: bytes.Repeat([]byte(" "), 1<<20), env: map[string]string{"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1"},
+			})
+			if tc.fails == "" && err != nil || tc.fails != "" && (err == nil || !strings.Contains(err.Error(), tc.fails)) {
+				t.Errorf("got %v, want %q", err, tc.fails)
+			}
+		})
 	}
 }
