@@ -93,6 +93,10 @@ bench: build bin/lab ## every benchmark; those of the VF path run in the lab, as
 	go test -run '^$$' -bench . -benchmem ./cmd/... ./internal/... ./pkg/...
 	go test -tags lab -v -run '^$$' -bench . -timeout 60m -exec '$(LAB)' ./test/bench/...
 
+.PHONY: crash
+crash: build bin/lab ## SIGKILL at every point of the VF path, each with every recovery: hours
+	go test -tags lab -v -count=1 -timeout 12h -exec '$(LAB)' ./internal/sriov/ -run TestKilledAnywhere -args -crash-full
+
 .PHONY: soak
 soak: ## what takes too long for CI: fuzzing for 10 minutes each, every test ten times over, and 10,000 pods
 	$(MAKE) fuzz FUZZTIME=10m

@@ -27,7 +27,9 @@ type scenario struct {
 	finish func(s *site) error // after the recovery: what the runtime still owes, and what only a person can mend
 	only   string              // kill only at points that say so
 	child  bool                // the IPAM plugin is killed, not ours
-	rare   bool                // CI kills before each call only: after it is before the next
+	// CI kills rare ones before each call only (after it is before the next) and reboots after none, and sampled ones at every
+	// third point.
+	rare, sampled bool
 }
 
 // A site is one try: a VF that is as it was before, a pod, and a kill somewhere.
@@ -92,7 +94,11 @@ var rotation int
 func everywhere(n *node, d *pci.Device, sc scenario) (all score) {
 	n.Helper()
 	was := n.state(d)
-	for at := 1; ; at++ {
+	step := 1
+	if sc.sampled && !*crashFull {
+		step = 3
+	}
+	for at := 1; ; at += step {
 		ended := true
 		for _, after := range []bool{false, true} {
 			if sc.rare && after && !*crashFull {
@@ -100,6 +106,9 @@ func everywhere(n *node, d *pci.Device, sc scenario) (all score) {
 			}
 			todo := recoveries()
 			if !*crashFull {
+				if sc.rare {
+					todo = todo[:len(todo)-reboots] // they take seconds
+				}
 				rotation++
 				todo = todo[rotation%len(todo):][:1]
 			}

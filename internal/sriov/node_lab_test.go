@@ -189,7 +189,14 @@ func newNode(t *testing.T) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = ns.Close() })
+	t.Cleanup(func() {
+		_ = ns.Close()
+		if t.Failed() { // the next test is not to blame
+			for _, lease := range leaseFiles(t) {
+				_ = os.Remove(filepath.Join(leases, lease))
+			}
+		}
+	})
 	vfs, err := findVFs()
 	if err != nil || len(vfs) < numVFs {
 		t.Fatalf("%d VFs at home, want %d: %v", len(vfs), numVFs, err)

@@ -138,7 +138,11 @@ func (r *Record) check() error {
 
 func readRecord(s journal.Store, key string) (*Record, error) {
 	r := &Record{}
-	if err := s.Read(key, r); err != nil {
+	err := s.Read(key, r)
+	if errors.Is(err, journal.ErrVersion) {
+		return nil, fmt.Errorf("%w: another version of this program has the VF in its care: let that one finish, or reset the VF to safe defaults with: vfctl restore --force %s", err, key)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := r.check(); err != nil {
@@ -153,8 +157,8 @@ func readRecord(s journal.Store, key string) (*Record, error) {
 func (d *device) load(ctx context.Context) (*Record, error) {
 	r, err := readRecord(d.p.Records, d.key())
 	switch {
-	case errors.Is(err, journal.ErrVersion):
-		return nil, coded(types.ErrIOFailure, fmt.Errorf("%w: another version of this program has the VF in its care: let that one finish, or reset the VF to safe defaults with: vfctl restore --force %s", err, d.key()))
+	case errors.Is(err, journal.ErrCorrupt):
+		return nil, err // what that means is the caller's to say
 	case err != nil:
 		return nil, coded(types.ErrIOFailure, err)
 	case r.Boot != d.boot:

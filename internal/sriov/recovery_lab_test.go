@@ -21,26 +21,26 @@ func scenarios() []scenario {
 	return []scenario{
 		{name: "ADD", verb: "ADD"},
 		{name: "DEL", verb: "DEL", before: add},
-		{name: "ADD with vfio-pci", verb: "ADD", dpdk: true},
-		{name: "DEL with vfio-pci", verb: "DEL", dpdk: true, before: add},
-		{name: "ADD that fails", rare: true, verb: "ADD", more: conf{"ipam": conf{"type": "test-ipam", "fail": "ADD"}}},
-		{name: "ADD, its IPAM plugin killed", verb: "ADD", only: "child: ", child: true},
-		{name: "DEL, its IPAM plugin killed", verb: "DEL", before: add, only: "child: ", child: true},
-		{name: "DEL when the netns has gone", rare: true, verb: "DEL", before: func(s *site) error {
+		{name: "ADD with vfio-pci", rare: true, verb: "ADD", dpdk: true},
+		{name: "DEL with vfio-pci", rare: true, verb: "DEL", dpdk: true, before: add},
+		{name: "ADD that fails", rare: true, sampled: true, verb: "ADD", more: conf{"ipam": conf{"type": "test-ipam", "fail": "ADD"}}},
+		{name: "ADD, its IPAM plugin killed", rare: true, sampled: true, verb: "ADD", only: "child: ", child: true},
+		{name: "DEL, its IPAM plugin killed", rare: true, sampled: true, verb: "DEL", before: add, only: "child: ", child: true},
+		{name: "DEL when the netns has gone", rare: true, sampled: true, verb: "DEL", before: func(s *site) error {
 			err := add(s)
 			s.p.gone()
 			return err
 		}},
-		{name: "DEL when a socket holds the netns", verb: "DEL", only: "bind", before: func(s *site) error {
+		{name: "DEL when a socket holds the netns", rare: true, sampled: true, verb: "DEL", only: "bind", before: func(s *site) error {
 			return errors.Join(add(s), s.hold(s.p))
 		}},
-		{name: "ADD after an owner who died", rare: true, verb: "ADD", before: func(s *site) error {
+		{name: "ADD after an owner who died", rare: true, sampled: true, verb: "ADD", before: func(s *site) error {
 			s.old = s.newPod()
 			err := s.callBy("ADD", s.old, s.old.conf(s.d, conf{"vlan": 7, "trust": "on"}))
 			s.old.gone()
 			return err
 		}, finish: func(s *site) error { return s.callBy("DEL", s.old, s.old.conf(s.d, conf{"vlan": 7, "trust": "on"})) }},
-		{name: "DEL of a corrupt record", rare: true, verb: "DEL", before: func(s *site) error {
+		{name: "DEL of a corrupt record", rare: true, sampled: true, verb: "DEL", before: func(s *site) error {
 			return errors.Join(add(s), os.Truncate(recordPath(s.d), 40))
 		}, finish: func(s *site) error {
 			// Where the record did not say that its boot is over, or GC could not tell whose it is.
@@ -57,9 +57,12 @@ func scenarios() []scenario {
 			}
 			return nil
 		}},
-		{name: "GC", rare: true, verb: "GC", more: conf{"cni.dev/valid-attachments": []any{}}, before: add},
+		{name: "GC", rare: true, sampled: true, verb: "GC", more: conf{"cni.dev/valid-attachments": []any{}}, before: add},
 	}
 }
+
+// reboots is how many of the recoveries are some: the last.
+const reboots = 2
 
 // A recovery is what can come after a crash.
 type recovery struct {

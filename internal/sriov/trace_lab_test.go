@@ -95,7 +95,7 @@ type tracer struct {
 	trace
 	pid     int
 	kill    kill
-	changes int
+	passed  int            // changes so far
 	started bool           // the plugin itself runs, no longer the launcher
 	groups  map[int]int    // the process of each thread
 	leaving map[int]string // threads that were sent to the end of the call to be killed after
@@ -176,7 +176,7 @@ func (t *tracer) arrived(tid int) bool {
 	if strings.Contains(name, "read ") || !strings.Contains(name, t.kill.only) {
 		return false // of interest, but nothing changes
 	}
-	if t.changes++; t.changes != t.kill.at {
+	if t.passed++; t.passed != t.kill.at {
 		return false
 	}
 	if !t.kill.after {

@@ -1,0 +1,49 @@
+//go:build lab
+
+package sriov_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The bar of an ADD and a DEL: what they ask of the kernel. Counts cannot be noisy. Two writes of the record are intent and
+// outcome, and no fsync: see DefaultRecords.
+func TestCounts(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[2]
+	noRecords(t)
+	counted := []string{"read the PF", "VF settings", "(move)", "exec", "rename", "fsync"}
+	count := func(p *pod, verb string) map[string]int {
+		s := &site{node: n, scenario: scenario{verb: verb}, d: d, p: p}
+		tr, err := s.traced(kill{})
+		if err != nil || tr.status.ExitStatus() != 0 {
+			t.Fatalf("%s: %v: %s", verb, err, s.log.Bytes())
+		}
+		t.Logf("%s: %s", verb, strings.Join(tr.points, "\n\t"))
+		counts := map[string]int{}
+		for _, point := range tr.points {
+			for _, word := range counted {
+				if strings.Contains(point, word) {
+					counts[word]++
+				}
+			}
+		}
+		return counts
+	}
+	// The first ADD of a VF has no baseline on record: it reads the PF once more.
+	for round, reads := range []int{2, 1} {
+		p := n.newPod()
+		for _, verb := range []string{"ADD", "DEL"} {
+			want := map[string]int{"read the PF": 1, "VF settings": 1, "(move)": 1, "exec": 1, "rename": 2}
+			if verb == "ADD" {
+				want["read the PF"] = reads
+			}
+			if diff := cmp.Diff(want, count(p, verb)); diff != "" {
+				t.Errorf("%s number %d: %s", verb, round+1, diff)
+			}
+		}
+	}
+}
