@@ -14,6 +14,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -22,6 +23,8 @@ import (
 const (
 	namespace = "e2e"
 	resource  = "intel.com/sriov"
+	// dpdkResource is what only testdata/cdi offers.
+	dpdkResource = "intel.com/dpdk"
 
 	// patience bounds a wait for anything. A VM without hardware support on a busy machine is some 20 times slower than
 	// a node; what passes, passes long before.
@@ -101,12 +104,14 @@ func rolledOut(s appsv1.DaemonSet) bool {
 }
 
 // allocatable is how many VFs the node offers, allocated ones included.
-func allocatable(ctx context.Context) (int, error) {
+func allocatable(ctx context.Context) (int, error) { return offers(ctx, resource) }
+
+func offers(ctx context.Context, name corev1.ResourceName) (int, error) {
 	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return 0, err
 	}
-	quantity := nodes.Items[0].Status.Allocatable[resource]
+	quantity := nodes.Items[0].Status.Allocatable[name]
 	return int(quantity.Value()), nil
 }
 

@@ -28,6 +28,7 @@ type pod struct {
 	name     string
 	networks string // the annotation; none if empty
 	vfs      int    // of the resource that it requests
+	dpdk     int    // of dpdkResource
 }
 
 // create makes the pod. When the test ends it is deleted, and gone.
@@ -45,10 +46,13 @@ func (p pod) create(t *testing.T) {
 	if p.networks != "" {
 		spec.Annotations = map[string]string{networksAnnotation: p.networks}
 	}
-	if p.vfs > 0 {
-		n := corev1.ResourceList{resource: *apiresource.NewQuantity(int64(p.vfs), apiresource.DecimalSI)}
-		spec.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: n, Limits: n}
+	n := corev1.ResourceList{}
+	for name, count := range map[corev1.ResourceName]int{resource: p.vfs, dpdkResource: p.dpdk} {
+		if count > 0 {
+			n[name] = *apiresource.NewQuantity(int64(count), apiresource.DecimalSI)
+		}
 	}
+	spec.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: n, Limits: n}
 	if _, err := client.CoreV1().Pods(namespace).Create(t.Context(), spec, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +90,9 @@ func (p pod) running(t *testing.T) {
 		got, err := p.get(ctx)
 		if err != nil {
 			return err
+		}
+		if why := rejected(got); why != "" {
+			t.Fatalf("the kubelet rejected pod %s: %s", p.name, why)
 		}
 		if got.Status.Phase != corev1.PodRunning {
 			return fmt.Errorf("it is %s; events: %s", got.Status.Phase, p.events(ctx))
