@@ -94,8 +94,12 @@ bench: build bin/lab ## every benchmark; those of the VF path run in the lab, as
 	go test -tags lab -v -run '^$$' -bench . -timeout 60m -exec '$(LAB)' ./test/bench/...
 
 .PHONY: crash
-crash: build bin/lab ## SIGKILL at every point of the VF path, each with every recovery: hours
-	go test -tags lab -v -count=1 -timeout 12h -exec '$(LAB)' ./internal/sriov/ -run TestKilledAnywhere -args -crash-full
+crash: build bin/lab ## SIGKILL at every point of the VF path, each with every recovery, and a reboot; 500 pods on 8 VFs
+	go test -tags lab -v -count=1 -timeout 12h -exec '$(LAB)' ./internal/sriov/ -run 'TestKilledAnywhere|TestWorkers' -args -crash-full -cycles 500
+	@disk=$$(mktemp -d); trap 'rm -rf "$$disk"' EXIT; \
+	for half in before after; do \
+		go test -tags lab -v -count=1 -exec "$(CURDIR)/bin/lab run --persist $$disk --" ./internal/sriov/ -run TestReboot -args -reboot $$half; \
+	done
 
 .PHONY: soak
 soak: ## what takes too long for CI: fuzzing for 10 minutes each, every test ten times over, and 10,000 pods
