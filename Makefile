@@ -20,7 +20,10 @@ FUZZTIME ?= 10s
 COUNT    ?= 1
 
 # The packages that have tests for the lab (or the cluster): those with files behind its build tag.
-tagged = $(sort $(dir $(shell grep -rlE '^//go:build .*\b$(1)\b' --include='*_test.go' cmd internal pkg test | sed 's,^,./,')))
+files = $(shell grep -rlE '^//go:build .*\b$(1)\b' --include='*_test.go' cmd internal pkg test | xargs grep -lE '^func Test')
+tagged = $(sort $(dir $(addprefix ./,$(call files,$(1)))))
+# And these tests alone: the packages' other ones have run without a VM.
+tests = -run '^($(shell grep -hoE '^func Test\w+' $(call files,$(1)) | grep -v TestMain | cut -c6- | paste -sd'|'))$$'
 
 .PHONY: help
 help: ## list the targets
@@ -77,12 +80,12 @@ test-unit: setup-go ## tests that need no VM, with the race detector (which need
 .PHONY: test-lab
 test-lab: build bin/lab bin/cni-plugins ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers
 	@[ -n "$(call tagged,lab)" ] || { echo "no package has lab tests: that cannot be right"; exit 1; }
-	go test -tags lab -p 1 -count=$(COUNT) -timeout 60m -exec '$(LAB)' $(call tagged,lab)
+	go test -tags lab -p 1 -count=$(COUNT) -timeout 60m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
 
 .PHONY: test-cluster
 test-cluster: image bin/cluster ## tests on a real kubelet, containerd and API server in that VM
 	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
-	go test -tags cluster -p 1 -count=$(COUNT) -timeout 60m -exec '$(CLUSTER)' $(call tagged,cluster)
+	go test -tags cluster -p 1 -count=$(COUNT) -timeout 60m $(call tests,cluster) -exec '$(CLUSTER)' $(call tagged,cluster)
 
 .PHONY: fuzz
 fuzz: setup-go ## every fuzz target, FUZZTIME (10s) each

@@ -214,7 +214,7 @@ func TestUIO(t *testing.T) {
 
 // The plugin runs once for each network of each pod: what it takes at its peak is asked by its IPAM plugin, since what a
 // parent is told of its child's memory starts with its own.
-func TestMemory(t *testing.T) {
+func TestPeakMemory(t *testing.T) {
 	const mostKiB = 12 << 10
 	dir := t.TempDir()
 	const ipam = `#!/bin/sh
