@@ -77,10 +77,11 @@ test-unit: setup-go ## tests that need no VM, with the race detector (which need
 	hack/setup gcc nft
 	GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) ./...
 
+# Two VMs at a time: tests wait much, for the kernel and for each other.
 .PHONY: test-lab
 test-lab: build bin/lab bin/cni-plugins ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers
 	@[ -n "$(call tagged,lab)" ] || { echo "no package has lab tests: that cannot be right"; exit 1; }
-	go test -tags lab -p 1 -count=$(COUNT) -timeout 60m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
+	go test -tags lab -p 2 -count=$(COUNT) -timeout 60m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
 
 .PHONY: test-cluster
 test-cluster: image bin/cluster ## tests on a real kubelet, containerd and API server in that VM

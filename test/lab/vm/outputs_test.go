@@ -21,22 +21,22 @@ func TestOutputs(t *testing.T) {
 			"relative, two dashes, two words",
 			[]string{"x.test", "--test.memprofile", "m.out", "-test.fuzzcachedir", "cache"},
 			nil,
-			output{dirs: []string{"/work/cache"}, files: []string{"/work/m.out"}},
+			output{dirs: []string{"/src/cache"}, files: []string{"/src/m.out"}},
 		},
 		{
 			"relative output folder",
 			[]string{"x.test", "-test.trace=t.out", "-test.outputdir=sub"},
 			nil,
-			output{files: []string{"/work/sub/t.out"}},
+			output{files: []string{"/src/sub/t.out"}},
 		},
 		{"after the flags", []string{"x.test", "--", "-test.trace=t.out"}, nil, output{}},
 		{"not a flag", []string{"x", "test.trace=t.out", "-trace=t"}, nil, output{}},
-		{"coverage of a program, once", []string{"p"}, []string{"GOCOVERDIR=cov", "GOCOVERDIR=/work/cov"}, output{dirs: []string{"/work/cov"}}},
+		{"coverage of a program, once", []string{"p"}, []string{"GOCOVERDIR=cov", "GOCOVERDIR=/src/cov"}, output{dirs: []string{"/src/cov"}}},
 		{"empty", []string{"p", "-test.trace="}, []string{"GOCOVERDIR="}, output{}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := outputs(tt.argv, tt.env, "/work")
+			got := outputs(tt.argv, tt.env, "/src")
 			if d := cmp.Diff(tt.want, got, cmp.AllowUnexported(output{})); d != "" {
 				t.Error(d)
 			}
@@ -46,10 +46,10 @@ func TestOutputs(t *testing.T) {
 
 func TestEnviron(t *testing.T) {
 	host := []string{"PATH=/a", "HOME=/root", "SECRET=x", "VIADUCT_X=1=2", "TERM=vt100", "PWD=/elsewhere"}
-	got := environ(host, []string{"HOME=/tmp", "A=b c", "A="}, "/work", 3)
+	got := environ(host, []string{"HOME=/tmp", "A=b c", "A="}, "/src", 3)
 	want := []string{
 		"PATH=/a:" + sbin, "HOME=/tmp", "VIADUCT_X=1=2", "TERM=vt100",
-		"PWD=/work", "USER=root", "VIADUCT_LAB=1", "VIADUCT_LAB_VFS=3", "A=",
+		"PWD=/src", "USER=root", "VIADUCT_LAB=1", "VIADUCT_LAB_VFS=3", "A=",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
