@@ -26,19 +26,19 @@ func TestReboot(t *testing.T) {
 	}
 	survives(t, filepath.Join(dir, "vf"), records)
 	survives(t, filepath.Join(dir, "leases"), leases)
+	var n *node
 	if *rebootPhase != "after" {
-		killAdds(t)
+		n = killAdds(t)
 	}
 	if *rebootPhase == "" {
-		n := newNode(t)
+		for i := range n.vfs {
+			rebootPod(n, i).gone()
+		}
 		if err := newBootID(); err != nil {
 			t.Fatal(err)
 		}
 		n.anew(n.vfs[0], false)
 		n.anew(n.vfs[len(n.vfs)-1], false) // of the other PF
-		for i := range n.vfs {
-			rebootPod(n, i).gone()
-		}
 	}
 	if *rebootPhase != "before" {
 		afterReboot(t)
@@ -55,7 +55,7 @@ func survives(t *testing.T, dir, at string) {
 }
 
 // killAdds kills the ADD of a pod on each VF, evenly spread over all of its points.
-func killAdds(t *testing.T) {
+func killAdds(t *testing.T) *node {
 	n := newNode(t)
 	points := 0
 	for i, d := range n.vfs {
@@ -76,6 +76,7 @@ func killAdds(t *testing.T) {
 		}
 	}
 	unix.Sync()
+	return n
 }
 
 func rebootPod(n *node, i int) *pod {

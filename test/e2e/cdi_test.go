@@ -16,7 +16,7 @@ func TestCDI(t *testing.T) {
 	vf := freeVF(t)
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
-		err := errors.Join(bind(vf, ""), kubectl(ctx, "apply", "-k", "../../conf"), poll(ctx, deployed))
+		err := errors.Join(bind(vf, ""), kubectl(ctx, "apply", "-k", "../../conf"), poll(ctx, deployed), poll(ctx, pluginIsReady))
 		// The driver made a new interface for the VF, which has another MAC.
 		baseline, _ = look()
 		if err != nil {

@@ -100,6 +100,7 @@ func deployed(ctx context.Context) error {
 
 func rolledOut(s appsv1.DaemonSet) bool {
 	return s.Status.ObservedGeneration == s.Generation && s.Status.DesiredNumberScheduled > 0 &&
+		s.Status.UpdatedNumberScheduled == s.Status.DesiredNumberScheduled && // else it is an old pod that is ready
 		s.Status.NumberReady == s.Status.DesiredNumberScheduled
 }
 
