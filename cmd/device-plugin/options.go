@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
 
 	"github.com/viaduct-sriov/viaduct/internal/cdi"
@@ -65,7 +66,7 @@ func parseOptions(args []string, getenv func(string) string, stderr io.Writer) (
 	fs.StringVar(&o.devicePluginDir, "device-plugin-dir", "/var/lib/kubelet/device-plugins", "`folder` of kubelet.sock, which does not move with the kubelet's root")
 	fs.StringVar(&o.devInfoDir, "device-info-dir", devinfo.DefaultRoot, "`folder` for device-info files")
 	fs.StringVar(&o.metrics, "metrics-address", "127.0.0.1:9808", "`address` for /metrics, /healthz and /readyz; empty for none")
-	fs.Func("log-level", "debug, info, warn or error; or a `level` of the older device plugin (panic, fatal, warning)", o.setLevel)
+	fs.Func("log-level", "debug, info, warn or error; or a `level` of the older device plugin (panic, fatal, warning; a number is info)", o.setLevel)
 	fs.StringVar(&logDir, "log-dir", "", "ignored: the log goes to standard error")
 	fs.BoolVar(&useCDI, "use-cdi", false, "hand out device nodes by CDI specifications instead of in the answer to the kubelet")
 	fs.StringVar(&cdiDir, "cdi-dir", cdi.DefaultRoot, "`folder` for CDI specifications, one of those where the container runtime looks")
@@ -89,9 +90,15 @@ func parseOptions(args []string, getenv func(string) string, stderr io.Writer) (
 	return o, pool.CheckPrefix(o.prefix)
 }
 
-// setLevel takes the names that slog has, and those that DaemonSets of the older device plugin pass.
+// setLevel takes the names that slog has, and what the older device plugin is given: names of its own, or a number (its
+// image passes 10), of which 4 and more are for debugging there. Its number in a DaemonSet is a habit, not a wish: it is
+// info here.
 func (o *options) setLevel(s string) error {
 	name := strings.ToLower(s)
+	if _, err := strconv.ParseUint(name, 10, 16); err == nil {
+		o.level = slog.LevelInfo
+		return nil
+	}
 	older := map[string]string{"warning": "warn", "panic": "error", "fatal": "error"}
 	return o.level.UnmarshalText([]byte(cmp.Or(older[name], name)))
 }

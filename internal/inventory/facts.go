@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
@@ -61,6 +62,26 @@ func replaced(d *pci.Device) string {
 	case len(d.Subfunctions) > 0:
 		return fmt.Sprintf("it has %d subfunctions, which are offered in its place", len(d.Subfunctions))
 	}
+	return ""
+}
+
+// divided remembers when functions were last divided, by device id. VFs are often remade: a pool that selects by vendor must
+// not offer the whole PF in between.
+type divided map[string]time.Time
+
+// whole is how long a function has to be undivided before it is offered. Its parts stay in the kubelet's list as long.
+const whole = 2 * time.Minute
+
+func (v divided) replaced(id string, d *pci.Device, now time.Time) string {
+	why := replaced(d)
+	if why != "" {
+		v[id] = now
+		return why
+	}
+	if last, ok := v[id]; ok && now.Sub(last) < whole {
+		return "its VFs or subfunctions have just gone, and may be made anew"
+	}
+	delete(v, id)
 	return ""
 }
 

@@ -38,12 +38,13 @@ type viewer struct {
 	pfNames map[pci.Address][]string
 	wasVF   map[pci.Address]bool // in the last view that was believed
 	uplinks uplinks
+	divided divided
 	now     func() time.Time
 }
 
 func newViewer() *viewer {
 	return &viewer{
-		devices: map[string]memory{}, pfNames: map[pci.Address][]string{}, wasVF: map[pci.Address]bool{}, uplinks: uplinks{},
+		devices: map[string]memory{}, pfNames: map[pci.Address][]string{}, wasVF: map[pci.Address]bool{}, uplinks: uplinks{}, divided: divided{},
 		now: time.Now,
 	}
 }
@@ -122,7 +123,7 @@ func (v *viewer) function(s *pci.Snapshot, d *pci.Device, links map[int]netlinks
 	if device.Driver == "" {
 		device.Driver = v.devices[device.ID].driver
 	}
-	device.Reserved = cmp.Or(replaced(d), v.uplinks.reserved(device.ID, d.Driver, netdevs, links, v.now()))
+	device.Reserved = cmp.Or(v.divided.replaced(device.ID, d, v.now()), v.uplinks.reserved(device.ID, d.Driver, netdevs, links, v.now()))
 	device.Addressed = addressed(netdevs, links)
 	device.Unhealthy = cmp.Or(device.Unhealthy, unhealthy(d, pf))
 	return device

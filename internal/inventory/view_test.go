@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -256,5 +257,30 @@ func TestViewFindsDevicesOnTheMove(t *testing.T) {
 				t.Errorf("odd: %v, want %s", odd, vf)
 			}
 		})
+	}
+}
+
+// VFs are often remade, in another number. The PF as a whole is not for pods in between.
+func TestPFBetweenTwoSetsOfVFs(t *testing.T) {
+	const pf = "0000:02:00.0"
+	tree, v, now := pcitest.New(t), newViewer(), time.Now()
+	v.now = func() time.Time { return now }
+	tree.AddIGB("02", "ens2", 4, 2)
+	view(t, v, tree, links())
+	tree.RemoveVFs(pf)
+	snapshot, err := pci.Scan(tree.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reserved := func() bool {
+		devices, _ := v.view(snapshot, links())
+		return devices[0].Reserved != ""
+	}
+	if !reserved() {
+		t.Error("the PF is offered as soon as its VFs are gone")
+	}
+	now = now.Add(whole)
+	if reserved() {
+		t.Error("the PF is not offered when its VFs are long gone")
 	}
 }

@@ -137,6 +137,9 @@ func (g *graph) markRoutes() error {
 	err := retryDump(func() error {
 		all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
 		return netlink.RouteListFilteredIter(unix.AF_UNSPEC, all, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+			if r.Family != unix.AF_INET && r.Family != unix.AF_INET6 {
+				return true // a route of MPLS has no destination, and is no default route
+			}
 			if r.Type != unix.RTN_UNICAST || !isDefault(r.Dst) {
 				return true
 			}
@@ -196,7 +199,7 @@ func (g *graph) markAddresses() error {
 // socket breaks.
 func WatchNodeLinks(ctx context.Context, changed func()) error {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_NEXTHOP)
 	if err != nil {
 		return fmt.Errorf("subscribe to changes of the node's interfaces: %w", err)
 	}

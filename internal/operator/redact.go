@@ -140,6 +140,8 @@ func redactForeign(v any) any {
 		for i := range x {
 			x[i] = redactForeign(x[i])
 		}
+	case string: // such as what a plugin answered
+		return string(redactText([]byte(x)))
 	}
 	return v
 }
@@ -159,7 +161,7 @@ func redactArgs(args string) string {
 // Logs are text. Nobody can know what a plugin of others wrote into an error, so what looks like a secret goes, and the
 // reader is told to look.
 var (
-	secretWords = regexp.MustCompile(`(?i)((?:pass(?:word|wd|phrase)?|token|secret|credentials?|api[-_]?key|private[-_]?key|authorization)["']?\s*[:=]\s*)(?:"[^"]*"|'[^']*'|bearer\s+\S+|basic\s+\S+|[^\s,;}"']+)`)
+	secretWords = regexp.MustCompile(`(?i)((?:pass(?:word|wd|phrase)?|token|secret|credentials?|api[-_]?key|private[-_]?key|authorization)(?:\\*["'])?\s*[:=]\s*)(?:\\+"[^"]*"|"[^"]*"|'[^']*'|bearer\s+\S+|basic\s+\S+|[^\s,;}"']+)`)
 	bearer      = regexp.MustCompile(`(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}`)
 	jwt         = regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9._-]+`)
 	pem         = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*(?:PRIVATE KEY|CERTIFICATE)-----.*?(?:-----END [A-Z ]*-----|$)`)

@@ -43,6 +43,8 @@ func TestRedact(t *testing.T) {
 func TestRedactText(t *testing.T) {
 	tests := map[string]string{
 		`msg="ipam" error="password=hunter2, then"`:                                 `msg="ipam" error="password=(removed), then"`,
+		`error="{\"etcd_password\":\"hunter2\",\"token\":\"abcdefgh\"}"`:            `error="{\"etcd_password\":(removed),\"token\":(removed)}"`,
+		`password=\"hunter2\"`:                                                      `password=(removed)`,
 		`{"token": "abc def", "vlan": 1}`:                                           `{"token": (removed), "vlan": 1}`,
 		`Authorization: Bearer abcdefgh12345`:                                       `Authorization: (removed)`,
 		`got bearer abcdefgh12345 from it`:                                          `got bearer (removed) from it`,

@@ -94,14 +94,21 @@ func setNumVFs(pf pci.Address, n int) error {
 	return os.WriteFile(filepath.Join("/sys/bus/pci/devices", pf.String(), "sriov_numvfs"), []byte(strconv.Itoa(n)), 0)
 }
 
-// awaitVFs waits until so many VFs of all PFs have an interface at home.
+// awaitVFs waits until so many VFs of all PFs have an interface at home, and the PFs have carrier: without it igb refuses
+// a VF any rate.
 func awaitVFs(n int) error {
 	_, err := eventually(func() (int, error) {
 		vfs, err := findVFs()
 		if err == nil && len(vfs) != n {
 			err = fmt.Errorf("%d VFs with an interface, want %d", len(vfs), n)
 		}
-		return 0, err
+		pfs, pfErr := findPFs()
+		for _, pf := range pfs {
+			if uplink, ok := pf.Uplink(); ok && !uplink.Up {
+				pfErr = errors.Join(pfErr, fmt.Errorf("PF %s (%s) has no carrier", pf.Address, uplink.Name))
+			}
+		}
+		return 0, errors.Join(err, pfErr)
 	})
 	return err
 }

@@ -77,13 +77,32 @@ func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) (
 		return MadeSafe, d.restore(ctx, r)
 	case err != nil:
 		return "", err
-	case r.Phase == Free:
-		return d.restoreFree(ctx, r)
 	case r.Alive() && !force:
 		return "", fmt.Errorf("%w: %s, in %s", ErrLiving, r.Owner, r.Netns.Path)
 	}
+	if err := d.inUse(r); err != nil && !force {
+		return "", err
+	}
+	if r.Phase == Free {
+		return d.restoreFree(ctx, r)
+	}
 	d.releaseFor(ctx, r)
 	return PutBack, d.restore(ctx, r)
+}
+
+// inUse says who has the VF that the record does not know of: the node itself, or a namespace into which another program
+// has moved it.
+func (d *device) inUse(r *Record) error {
+	if !d.hasNetdev() {
+		return nil // nobody can see who uses it
+	}
+	if dev, home := d.atHome(); home {
+		return refuseUplink(dev)
+	}
+	if path := d.whereabouts(); path != "" && path != r.Netns.Path {
+		return fmt.Errorf("%w: its interface is in %s", ErrLiving, path)
+	}
+	return nil
 }
 
 // restoreFree puts a VF back that has no owner, if it is not as it should be.

@@ -235,22 +235,22 @@ func (r *reader) netdevs(dir folder, net string, ports bool) (netdevs []Netdev) 
 	return netdevs
 }
 
-// vfs reads a PF's virtfnN links, in order of N.
-func (r *reader) vfs(dir folder) []Address {
-	count := r.numVFs(dir)
-	var vfs []Address
-	for i := range count {
+// vfs reads a PF's virtfnN links, in order of N. It does not ask sriov_numvfs: that is 0 until the last VF is there, and
+// some kernels hold the answer back while VFs are made or removed, which takes a minute where there are many.
+func (r *reader) vfs(dir folder) (vfs []Address) {
+	const prefix = "virtfn"
+	for _, name := range r.matching(dir, prefix) {
+		n, err := strconv.ParseUint(name[len(prefix):], 10, 16) // the SR-IOV capability counts them in 16 bits
+		if err != nil {
+			continue
+		}
 		// A link that is missing or odd leaves a hole: the others keep their index.
-		a, _ := ParseAddress(r.link(dir, "virtfn"+strconv.Itoa(i)))
-		vfs = append(vfs, a)
+		for len(vfs) <= int(n) {
+			vfs = append(vfs, Address{})
+		}
+		vfs[n], _ = ParseAddress(r.link(dir, name))
 	}
 	return vfs
-}
-
-// numVFs is how many VFs a PF has now. The SR-IOV capability counts them in 16 bits.
-func (r *reader) numVFs(dir folder) int {
-	n, _ := r.number(dir, "sriov_numvfs")
-	return min(n, 1<<16-1)
 }
 
 // vfIndex finds vf among the PF's links, -1 if it is not there. The SR-IOV capability's offset and stride say where to
@@ -269,12 +269,7 @@ func (r *reader) vfIndex(pf, vf Address) int {
 			return i
 		}
 	}
-	for i := range r.numVFs(dir) {
-		if is(i) {
-			return i
-		}
-	}
-	return -1
+	return slices.Index(r.vfs(dir), vf)
 }
 
 // Addresses lists the functions that sysfs has below root, sorted.

@@ -111,6 +111,21 @@ func TestReadPF(t *testing.T) {
 
 // The index is the link's number even where the addresses suggest another, and where the capability's offset and stride
 // are not there to say.
+// While VFs are made sriov_numvfs still says 0, and the links are there one by one.
+func TestVFsAreTheLinks(t *testing.T) {
+	tree := pcitest.New(t)
+	tree.AddIGB("02", "ens2", 4, 2)
+	tree.Write(tree.Dir("0000:02:00.0")+"/sriov_numvfs", "0")
+	snapshot, err := pci.Scan(tree.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pf := snapshot.Devices()[0]
+	if len(pf.VFs) != 2 || snapshot.Device(pf.VFs[1]) == nil || snapshot.Device(pf.VFs[1]).VFIndex != 1 {
+		t.Errorf("VFs %v of %s", pf.VFs, pf.Address)
+	}
+}
+
 func TestVFIndexIsTheLinks(t *testing.T) {
 	for name, hints := range map[string]bool{"offset and stride": true, "links alone": false} {
 		t.Run(name, func(t *testing.T) {
