@@ -38,6 +38,9 @@ type Inventory struct {
 	viewer *viewer
 	known  map[int]netlinks.NodeLink
 	again  int // looks in a row that did not fit together
+	// retry is the one look that is due after a look that failed, and trouble what was last said about it.
+	retry   *time.Timer
+	trouble string
 }
 
 // maxAgain ends the wait for a look that fits together. Beyond it something is wrong with the node, such as that this
@@ -209,10 +212,10 @@ func (i *Inventory) look() {
 		err = i.readLinks()
 	}
 	if err != nil {
-		i.log.Warn("look at the node's devices; try again soon", "err", err)
-		time.AfterFunc(time.Second, i.lookAtAll)
+		i.tryAgain(err)
 		return
 	}
+	i.trouble = ""
 	devices, odd := i.viewer.view(snapshot, i.known)
 	if len(odd) > 0 && i.again < maxAgain {
 		// They are on their way somewhere. Where is found out before anybody is told: else a VF on its way into a pod or
@@ -230,6 +233,19 @@ func (i *Inventory) look() {
 	case i.changed <- struct{}{}:
 	default:
 	}
+}
+
+// tryAgain asks for another look in a while: for one, however many events there are meanwhile.
+func (i *Inventory) tryAgain(err error) {
+	if i.trouble != err.Error() {
+		i.trouble = err.Error()
+		i.log.Warn("look at the node's devices; try again every second", "err", err)
+	}
+	if i.retry == nil {
+		i.retry = time.AfterFunc(time.Second, i.lookAtAll)
+		return
+	}
+	i.retry.Reset(time.Second)
 }
 
 // lookAgain asks for another look at the links, and at the functions that were odd.

@@ -1,6 +1,7 @@
 package offer
 
 import (
+	"fmt"
 	"sync"
 	"time"
 )
@@ -21,13 +22,20 @@ type claim struct {
 	seen     time.Time
 }
 
-// allocate claims devices. Whoever writes files for them does so afterwards.
-func (c *claims) allocate(resource string, ids []string, now time.Time) {
+// allocate claims devices, all or none. Whoever writes files for them does so afterwards. One that a pod has as another
+// resource is refused: it moved from pool to pool in the moment in which the kubelet gave it away.
+func (c *claims) allocate(resource string, ids []string, now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range ids {
+		if x, ok := c.byID[id]; ok && x.resource != resource {
+			return fmt.Errorf("device %s of %s is a pod's already, as %s: it changed its pool a moment ago", id, resource, x.resource)
+		}
+	}
+	for _, id := range ids {
 		c.set(id, resource, now)
 	}
+	return nil
 }
 
 func (c *claims) set(id, resource string, now time.Time) {

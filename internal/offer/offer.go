@@ -80,8 +80,8 @@ func (o *Offer) Status() Status {
 }
 
 // Allocating is to be told of each allocation before anything is written for it: see plugin.Config.
-func (o *Offer) Allocating(resource string, ids []string) {
-	o.claims.allocate(resource, ids, time.Now())
+func (o *Offer) Allocating(resource string, ids []string) error {
+	return o.claims.allocate(resource, ids, time.Now())
 }
 
 // Run goes its rounds until ctx ends.

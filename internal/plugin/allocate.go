@@ -22,7 +22,9 @@ func (s *server) allocate(r *Resource, ids []string) (*deviceplugin.ContainerAll
 		return nil, err
 	}
 	if s.config.Allocating != nil {
-		s.config.Allocating(r.Name, ids)
+		if err := s.config.Allocating(r.Name, ids); err != nil {
+			return nil, status.Error(codes.FailedPrecondition, err.Error())
+		}
 	}
 	response := &deviceplugin.ContainerAllocateResponse{}
 	all := map[string]info{}

@@ -309,11 +309,12 @@ func TestAllocateByCDI(t *testing.T) {
 	f.set = plugin.NewSet(plugin.Config{
 		RegistryDir: f.kubelet.Registry(), DevicePluginDir: f.kubelet.Plugins(), Root: f.tree.Root, DevInfo: f.devInfo, CDI: dir,
 		Log: slog.New(slog.DiscardHandler), Timing: plugin.Timing{Look: 5 * time.Millisecond},
-		Allocating: func(resource string, ids []string) {
+		Allocating: func(resource string, ids []string) error {
 			if left, _ := filepath.Glob(dir.Root + "/*" + ids[0] + "*"); left != nil {
 				t.Errorf("written before it is claimed: %v", left)
 			}
 			claimed[resource] = ids
+			return nil
 		},
 	})
 	t.Cleanup(f.set.Close)

@@ -51,9 +51,9 @@ type Config struct {
 	// CDI is where specifications go that name the containers' device nodes; nil: they go into the answer to the kubelet.
 	CDI *cdi.Dir
 	Log *slog.Logger
-	// Allocating is told which devices of a resource are about to be allocated, before anything is written for them. Nil:
-	// nobody is.
-	Allocating func(resource string, ids []string)
+	// Allocating is told which devices of a resource are about to be allocated, before anything is written for them. Its
+	// error says why that cannot be. Nil: nobody is asked.
+	Allocating func(resource string, ids []string) error
 	// Allocated is told of each Allocate: its resource, ids, duration, and error. Nil: nobody is.
 	Allocated func(resource string, ids []string, took time.Duration, err error)
 	// Timing is for tests; the zero value is right for a kubelet.
