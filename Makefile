@@ -75,7 +75,7 @@ image: build ## the container image localhost/viaduct:dev, also as OCI archive b
 .PHONY: test-unit
 test-unit: setup-go ## tests that need no VM, with the race detector (which needs gcc: installed if missing)
 	hack/setup gcc nft
-	GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) ./...
+	GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) -timeout 30m ./...
 
 # Two VMs at a time: tests wait much, for the kernel and for each other.
 .PHONY: test-lab

@@ -25,7 +25,6 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
-	delegatetest.Plugin()
 	code, err := buildAndRun(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -264,8 +264,16 @@ func TestAddRefusesHostileInput(t *testing.T) {
 
 func TestRunnerRefusesToRunItself(t *testing.T) {
 	n := newNode(t)
-	n.allowSelf = false // the stand-ins are this very executable
-	_, err := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments()))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dirs := filepath.SplitList(n.Path)
+	plugin := filepath.Join(dirs[len(dirs)-1], "rec-a")
+	if err := errors.Join(os.Remove(plugin), os.Symlink(self, plugin)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments()))
 	if err == nil || !strings.Contains(err.Error(), "itself") {
 		t.Errorf("want an error that says itself, got %v", err)
 	}

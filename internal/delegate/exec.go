@@ -205,7 +205,7 @@ func (r *Runner) find(plugin string) (string, error) {
 		if err != nil || !info.Mode().IsRegular() {
 			continue
 		}
-		if !r.allowSelf && self != nil && os.SameFile(self, info) {
+		if self != nil && os.SameFile(self, info) {
 			return "", fmt.Errorf("%s is meta-cni itself, which cannot be one of its own networks", path)
 		}
 		return path, nil

@@ -22,7 +22,6 @@ import (
 var testDir string
 
 func TestMain(m *testing.M) {
-	delegatetest.Plugin()
 	dir, err := os.MkdirTemp("", "viaduct-delegate-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -57,7 +56,7 @@ func newNode(t testing.TB) *node {
 			Path:    "/nonexistent:" + filepath.Join(dir, "bin"),
 			Devices: devinfo.Dir{Root: filepath.Join(dir, "devinfo")},
 			Timeout: 20 * time.Second, LockWait: 20 * time.Second,
-			Log: slog.New(slog.DiscardHandler), allowSelf: true,
+			Log: slog.New(slog.DiscardHandler),
 		},
 	}
 	for _, d := range []string{"bin", "effects"} {

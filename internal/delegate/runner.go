@@ -35,8 +35,6 @@ type Runner struct {
 
 	Stderr io.Writer // what plugins that succeed wrote; nil drops it
 	Log    *slog.Logger
-
-	allowSelf bool // for tests, whose stand-in plugins are the test binary
 }
 
 // A Sandbox is what the runtime says with each call.

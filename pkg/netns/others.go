@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -27,7 +28,7 @@ func Others(root string) ([]string, error) {
 		}
 	}
 	var errs []error
-	mounts, err := os.ReadFile(filepath.Join(proc, "self/mountinfo"))
+	mounts, err := readMounts(filepath.Join(proc, "self/mountinfo"))
 	if err != nil {
 		errs = append(errs, fmt.Errorf("list mounted network namespaces: %w", err))
 	}
@@ -52,6 +53,23 @@ func Others(root string) ([]string, error) {
 		}
 	}
 	return paths, errors.Join(errs...)
+}
+
+// readMounts reads mountinfo until it is twice the same, and gives all that it saw: the kernel hands it out page by page,
+// and leaves lines out when something is unmounted in between. What is gone by then does no harm.
+func readMounts(path string) (all []byte, err error) {
+	var last []byte
+	for range 10 {
+		mounts, err := os.ReadFile(path)
+		if err != nil {
+			return all, err
+		}
+		if last != nil && bytes.Equal(mounts, last) {
+			break
+		}
+		all, last = append(all, mounts...), mounts
+	}
+	return all, nil
 }
 
 // unescape undoes what the kernel does to blanks in mountinfo.

@@ -1,5 +1,5 @@
 // Package delegatetest is a stand-in CNI plugin for tests: a real executable that writes down what it was given and does
-// what its configuration says. The test binary is that executable, by a link whose name starts with "rec-".
+// what its configuration says. See the command standin.
 //
 // Its configuration, beside CNI's own keys:
 //
@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,7 +54,7 @@ type conf struct {
 	PrevResult json.RawMessage     `json:"prevResult"`
 }
 
-// Plugin is the stand-in itself. Call it first in TestMain; it does not return if this process is one.
+// Plugin is the stand-in itself. It does not return if this process is one, by its name.
 func Plugin() {
 	name := filepath.Base(os.Args[0])
 	if !strings.HasPrefix(name, "rec-") {
@@ -242,15 +243,30 @@ func note(journal, name, verb string, stdin []byte) error {
 	return f.Close()
 }
 
-// Install links this executable as each name into dir.
+// standIn builds the executable, once, beside the test's, which goes away with it.
+var standIn = sync.OnceValues(func() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(filepath.Dir(self), "standin")
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", path, "github.com/viaduct-sriov/viaduct/internal/delegate/delegatetest/standin")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the stand-in: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+// Install links the stand-in as each name into dir.
 func Install(t testing.TB, dir string, names ...string) {
 	t.Helper()
-	self, err := os.Executable()
+	path, err := standIn()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range names {
-		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
+		if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
