@@ -62,9 +62,9 @@ func Open(path string) (*Netns, error) {
 	return &Netns{file: f, path: path}, nil
 }
 
-// Current opens the process's own namespace. All of the process's threads have to be in it.
+// Current opens the namespace that the caller is in, which is the process's own but for threads that were left elsewhere.
 func Current() (*Netns, error) {
-	n, err := Open("/proc/self/ns/net")
+	n, err := Open("/proc/thread-self/ns/net") // not self: a main thread that was left in another namespace stays there
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 // among them. What cannot be read is passed over and named in the error, which comes with the rest.
 func Others(root string) ([]string, error) {
 	proc := filepath.Join(root, "proc")
-	own, err := os.Readlink(filepath.Join(proc, "self/ns/net"))
+	own, err := os.Readlink(filepath.Join(proc, "thread-self/ns/net"))
 	if err != nil {
 		return nil, fmt.Errorf("list network namespaces: %w", err)
 	}
