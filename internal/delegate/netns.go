@@ -40,7 +40,7 @@ func openNetns(path string) (Netns, error) {
 
 // host reports whether n is the namespace that this process is in: attaching that would tear at the node itself.
 func (n Netns) host() bool {
-	own, err := openNetns("/proc/self/ns/net")
+	own, err := openNetns("/proc/thread-self/ns/net")
 	return err == nil && own.Dev == n.Dev && own.Inode == n.Inode
 }
 
