@@ -186,12 +186,8 @@ func TestNothingMatches(t *testing.T) {
 	if body := n.get("/healthz", 200); body != "ok\n" {
 		t.Errorf("/healthz: %q", body)
 	}
-	if text := n.get("/readyz", 200); !strings.Contains(text, resource+": no device is in the pool\n") {
-		t.Errorf("/readyz: %q", text)
-	}
-	if text := n.get("/metrics", 200); !strings.Contains(text, `pool_devices{resource="intel.com/sriov"} 0`) {
-		t.Errorf("/metrics:\n%s", text)
-	}
+	n.tells("/readyz", 200, resource+": no device is in the pool\n")
+	n.tells("/metrics", 200, `pool_devices{resource="intel.com/sriov"} 0`)
 	entries, err := os.ReadDir(n.kubelet.Registry())
 	if err != nil || len(entries) != 0 {
 		t.Errorf("sockets: %v, %v", entries, err)
@@ -282,15 +278,23 @@ func TestMetrics(t *testing.T) {
 	kubelettest.Eventually(t, "registered", func() bool {
 		return strings.Contains(n.get("/metrics", 200), "viaduct_device_plugin_registered{resource=\"intel.com/sriov\"} 1\n")
 	})
-	body := n.get("/metrics", 200)
 	for _, want := range []string{
 		`viaduct_device_plugin_devices{health="unhealthy",pf="0000:02:00.0",reason="it is gone from the PCI bus",resource="intel.com/sriov"} 2`,
 		"viaduct_device_plugin_config_generation 1", "viaduct_device_plugin_config_faults 0",
 	} {
-		if !strings.Contains(body, want+"\n") {
-			t.Errorf("no %s in\n%s", want, body)
-		}
+		n.tells("/metrics", 200, want+"\n")
 	}
+}
+
+// tells waits until the HTTP handler says something: what the kubelet has is there a moment before it is reported.
+func (n *node) tells(path string, status int, part string) {
+	n.t.Helper()
+	defer func() {
+		if n.t.Failed() {
+			n.t.Logf("%s:\n%s", path, n.get(path, status))
+		}
+	}()
+	kubelettest.Eventually(n.t, fmt.Sprintf("%s says %q", path, part), func() bool { return strings.Contains(n.get(path, status), part) })
 }
 
 // get asks the HTTP handler, and gives "" if the status is another than wanted.
