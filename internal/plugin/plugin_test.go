@@ -30,19 +30,30 @@ type fixture struct {
 	devInfo devinfo.Dir
 }
 
-// newFixture makes a set whose patience is short; the kubelet is not started.
+// newFixture makes a set that looks often; the kubelet is not started.
 func newFixture(t *testing.T) *fixture {
 	f := &fixture{kubelet: kubelettest.New(t), tree: pcitest.New(t), devInfo: devinfo.Dir{Root: filepath.Join(t.TempDir(), "devinfo")}}
+	// Long enough for the plugin watcher of a busy machine.
+	f.makeSet(t, time.Minute)
+	return f
+}
+
+// deaf makes a kubelet without a plugin watcher, and a set that soon finds out.
+func (f *fixture) deaf(t *testing.T) {
+	f.kubelet.Deaf = true
+	f.makeSet(t, 150*time.Millisecond)
+}
+
+func (f *fixture) makeSet(t *testing.T, unwatched time.Duration) {
 	f.set = plugin.NewSet(plugin.Config{
 		RegistryDir: f.kubelet.Registry(), DevicePluginDir: f.kubelet.Plugins(), Root: f.tree.Root, DevInfo: f.devInfo,
 		Log: slog.New(slog.DiscardHandler),
 		Timing: plugin.Timing{
-			Look: 5 * time.Millisecond, Unwatched: 150 * time.Millisecond, Reconnect: 50 * time.Millisecond,
+			Look: 5 * time.Millisecond, Unwatched: unwatched, Reconnect: 50 * time.Millisecond,
 			FirstPause: 5 * time.Millisecond, LastPause: 20 * time.Millisecond,
 		},
 	})
 	t.Cleanup(f.set.Close)
-	return f
 }
 
 func (f *fixture) offer(t *testing.T, devices ...plugin.Device) {
@@ -115,7 +126,7 @@ func TestKubeletMisbehaves(t *testing.T) {
 			}
 		},
 		"has a deaf plugin watcher": func(t *testing.T, f *fixture) {
-			f.kubelet.Deaf = true
+			f.deaf(t)
 			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.0"))
 			f.sees(t, one)
@@ -124,7 +135,8 @@ func TestKubeletMisbehaves(t *testing.T) {
 			}
 		},
 		"is deaf and refuses": func(t *testing.T, f *fixture) {
-			f.kubelet.Deaf, f.kubelet.Refuse = true, 3
+			f.deaf(t)
+			f.kubelet.Refuse = 3
 			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.0"))
 		},
@@ -137,7 +149,7 @@ func TestKubeletMisbehaves(t *testing.T) {
 			f.kubelet.Start()
 		},
 		"restarts with a deaf plugin watcher": func(t *testing.T, f *fixture) {
-			f.kubelet.Deaf = true
+			f.deaf(t)
 			f.kubelet.Start()
 			f.offer(t, device("0000:02:10.0"))
 			f.sees(t, one)
@@ -179,7 +191,7 @@ func TestKubeletMisbehaves(t *testing.T) {
 			f.kubelet.Start()
 		},
 		"has a file in our socket's place": func(t *testing.T, f *fixture) {
-			f.kubelet.Deaf = true
+			f.deaf(t)
 			f.kubelet.Start()
 			if err := os.WriteFile(filepath.Join(f.kubelet.Registry(), "intel.com_sriov.sock"), nil, 0o600); err != nil {
 				t.Fatal(err)
