@@ -34,7 +34,7 @@ func TestFaultyConfigurationLeavesTheOldOne(t *testing.T) {
 			kubelettest.Eventually(t, "the log says what is in force", func() bool {
 				return strings.Contains(n.log.String(), "the last good configuration stays in force")
 			})
-			n.tells("/readyz", 200, "configuration as it is now: line 1")
+			n.tells("/readyz", "configuration as it is now: line 1")
 			n.configure(pools(first))
 			n.sees(resource, vf0)
 		})

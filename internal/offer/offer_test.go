@@ -186,8 +186,8 @@ func TestNothingMatches(t *testing.T) {
 	if body := n.get("/healthz", 200); body != "ok\n" {
 		t.Errorf("/healthz: %q", body)
 	}
-	n.tells("/readyz", 200, resource+": no device is in the pool\n")
-	n.tells("/metrics", 200, `pool_devices{resource="intel.com/sriov"} 0`)
+	n.tells("/readyz", resource+": no device is in the pool\n")
+	n.tells("/metrics", `pool_devices{resource="intel.com/sriov"} 0`)
 	entries, err := os.ReadDir(n.kubelet.Registry())
 	if err != nil || len(entries) != 0 {
 		t.Errorf("sockets: %v, %v", entries, err)
@@ -282,19 +282,19 @@ func TestMetrics(t *testing.T) {
 		`viaduct_device_plugin_devices{health="unhealthy",pf="0000:02:00.0",reason="it is gone from the PCI bus",resource="intel.com/sriov"} 2`,
 		"viaduct_device_plugin_config_generation 1", "viaduct_device_plugin_config_faults 0",
 	} {
-		n.tells("/metrics", 200, want+"\n")
+		n.tells("/metrics", want+"\n")
 	}
 }
 
 // tells waits until the HTTP handler says something: what the kubelet has is there a moment before it is reported.
-func (n *node) tells(path string, status int, part string) {
+func (n *node) tells(path, part string) {
 	n.t.Helper()
 	defer func() {
 		if n.t.Failed() {
-			n.t.Logf("%s:\n%s", path, n.get(path, status))
+			n.t.Logf("%s:\n%s", path, n.get(path, 200))
 		}
 	}()
-	kubelettest.Eventually(n.t, fmt.Sprintf("%s says %q", path, part), func() bool { return strings.Contains(n.get(path, status), part) })
+	kubelettest.Eventually(n.t, fmt.Sprintf("%s says %q", path, part), func() bool { return strings.Contains(n.get(path, 200), part) })
 }
 
 // get asks the HTTP handler, and gives "" if the status is another than wanted.
