@@ -112,11 +112,24 @@ func (n *Netns) Do(fn func() error) error {
 	if n.current {
 		return fn()
 	}
+	return onThread(func() error {
+		if err := unix.Setns(n.Fd(), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", n.path, err)
+		}
+		return fn()
+	})
+}
+
+// onThread runs fn on a thread that ends with it.
+func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		if err := unix.Setns(n.Fd(), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", n.path, err)
+		if unix.Gettid() == unix.Getpid() {
+			// But not the main thread: Go parks it for good, and it would keep a namespace alive that nobody else is in.
+			// As this goroutine holds it, the next one runs on another.
+			defer runtime.UnlockOSThread()
+			done <- onThread(fn)
 			return
 		}
 		done <- fn()

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,16 +16,13 @@ func fresh(t *testing.T) string {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends here
+	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
+			return err
 		}
-		done <- unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
-	}()
-	if err := <-done; err != nil {
+		return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+	})
+	if err != nil {
 		t.Fatalf("make a network namespace: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
@@ -128,13 +124,16 @@ func TestDoLeavesNoThread(t *testing.T) {
 	}
 	home := namespace()
 	wrong := errors.New("as told")
-	for range 20 {
+	for range 200 {
 		var inside string
 		if err := n.Do(func() error { inside = namespace(); return wrong }); !errors.Is(err, wrong) {
 			t.Fatalf("got %v, want the function's error", err)
 		}
 		if inside == home {
 			t.Fatal("it ran outside")
+		}
+		if link, err := os.Readlink("/proc/self/ns/net"); err != nil || link != home {
+			t.Fatalf("the main thread is in %s, at home is %s (%v)", link, home, err)
 		}
 		done := make(chan string)
 		for range 8 {
