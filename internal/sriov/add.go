@@ -177,8 +177,7 @@ func (d *device) claim(ctx context.Context, c *call) (*Baseline, error) {
 		return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s belongs to %s (network namespace %s), which has not been deleted yet", d.key(), r.Owner, r.Netns.Path))
 	}
 	c.log.Warn("the VF's last owner was never deleted: putting the VF back first", "owner", r.Owner.String(), "phase", r.Phase)
-	d.releaseFor(ctx, r)
-	if err := d.restore(ctx, r); err != nil {
+	if err := d.retire(ctx, r); err != nil {
 		return nil, coded(types.ErrTryAgainLater, err)
 	}
 	if r.Salvaged {
@@ -197,24 +196,6 @@ func alive(at Place) bool {
 	defer ns.Close()
 	id, err := ns.ID()
 	return err != nil || id == at.ID
-}
-
-// releaseFor gives back the addresses of an owner that is no more. Its IPAM plugin may be gone with it: only a warning.
-func (d *device) releaseFor(ctx context.Context, r *Record) {
-	if r.Invocation == nil {
-		return
-	}
-	cfg, err := Parse(r.Invocation.Config, r.Invocation.Args)
-	if err == nil {
-		dead := &call{cfg: cfg, log: d.log, CmdArgs: &skel.CmdArgs{
-			ContainerID: r.Owner.ContainerID, IfName: r.Owner.IfName,
-			Args: r.Invocation.Args, Path: r.Invocation.Path, StdinData: r.Invocation.Config,
-		}}
-		_, err = d.p.ipam(ctx, dead, "DEL")
-	}
-	if err != nil {
-		d.log.Warn("cannot release the addresses of the VF's last owner", "owner", r.Owner.String(), "error", err)
-	}
 }
 
 // newRecord is what is written before the first change. While a baseline is known, the PF's side is not read for one: what

@@ -33,7 +33,7 @@ func (c *call) mark() string { return c.ContainerID + "\n" + c.IfName + "\n" }
 // gets no mark.
 func (p *Plugin) leaveMark(c *call, address pci.Address) error {
 	r, err := readRecord(p.Records, address.String())
-	if err != nil || r.Phase == Free || !r.Owner.is(c.ContainerID, c.IfName) {
+	if err != nil || !c.owns(r) {
 		return nil //nolint:nilerr // nothing to ask for
 	}
 	f, err := os.OpenFile(p.markPath(address.String()), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)

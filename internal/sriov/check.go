@@ -43,7 +43,7 @@ func (p *Plugin) Check(ctx context.Context, args *skel.CmdArgs) error {
 
 func (d *device) checkAttachment(c *call) error {
 	r, err := readRecord(d.p.Records, d.key())
-	if err == nil && (r.Phase == Free || !r.Owner.is(c.ContainerID, c.IfName) || r.Boot != d.boot) {
+	if err == nil && (!c.owns(r) || r.Boot != d.boot) {
 		err = journal.ErrNotExist
 	}
 	if errors.Is(err, journal.ErrNotExist) {
@@ -203,17 +203,23 @@ func (p *Plugin) collect(ctx context.Context, c *call, key string) error {
 	d, err := p.open(ctx, address, log)
 	if errors.Is(err, pci.ErrNoDevice) {
 		log.Warn("the VF is no more: dropping its record", "owner", r.Owner.String())
-		(&device{p: p, log: log}).releaseFor(ctx, r)
-		return p.forget(ctx, address, stale)
+		return p.dropGone(ctx, address, func(r *Record) (bool, error) {
+			if r == nil || !stale(r) {
+				return false, nil // it came while nobody had the lock
+			}
+			return true, p.releaseFor(ctx, log, key, r)
+		})
 	}
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	if r, err = d.load(ctx); err != nil || !stale(r) {
+	switch r, err = d.load(ctx); {
+	case errors.Is(err, journal.ErrNotExist), errors.Is(err, journal.ErrCorrupt), err == nil && !stale(r):
 		return nil // somebody was faster, or it is of another boot or VF, and was dropped
+	case err != nil:
+		return err
 	}
 	c.log.Warn("putting back a VF whose owner is gone", "vf", key, "owner", r.Owner.String())
-	d.releaseFor(ctx, r)
-	return d.restore(ctx, r)
+	return d.retire(ctx, r)
 }

@@ -41,7 +41,7 @@ func (p *Plugin) del(ctx context.Context, c *call) error {
 	}
 	d, err := p.open(ctx, address, c.log)
 	if err != nil {
-		return errors.Join(p.delWithout(ctx, c, address, err), p.releaseAddresses(ctx, c, false))
+		return p.delWithout(ctx, c, address, err)
 	}
 	defer d.close()
 	r, err := d.load(ctx)
@@ -64,19 +64,26 @@ func (p *Plugin) del(ctx context.Context, c *call) error {
 	return errors.Join(err, d.withdraw(ctx, c, r))
 }
 
-// delWithout is for a VF that cannot be opened.
+// delWithout is for a VF that cannot be opened. That is a DEL's business only if the VF is its own.
 func (p *Plugin) delWithout(ctx context.Context, c *call, address pci.Address, cause error) error {
-	switch {
+	r, err := readRecord(p.Records, address.String())
+	own := err == nil && c.owns(r)
+	switch boot, _ := bootID(p.Root); {
 	case errors.Is(cause, journal.ErrLocked):
-		return errors.Join(cause, p.leaveMark(c, address))
-	case errors.Is(p.Records.Read(address.String(), &Record{}), journal.ErrNotExist):
+		return errors.Join(cause, p.leaveMark(c, address), p.releaseAddresses(ctx, c, false))
+	case errors.Is(err, journal.ErrNotExist):
 		c.log.Debug("DEL: the VF has no record, nothing to put back", "error", cause)
-		return nil // there is nothing of ours, whatever the device is by now
-	case errors.Is(cause, pci.ErrNoDevice):
+	case errors.Is(cause, pci.ErrNoDevice), own && boot != "" && boot != r.Boot:
 		c.log.Warn("the VF is no more: dropping its record")
-		return p.forget(ctx, address, func(r *Record) bool { return r.Owner.is(c.ContainerID, c.IfName) })
+		return p.dropGone(ctx, address, func(r *Record) (bool, error) {
+			return r == nil || r.Phase == Free || c.owns(r), p.releaseAddresses(ctx, c, r != nil && c.owns(r))
+		})
+	case err == nil && !own:
+		c.log.Info("the VF is not this attachment's: not touched", "phase", r.Phase, "owner", r.Owner.String(), "error", cause)
+	default:
+		return errors.Join(cause, p.releaseAddresses(ctx, c, own))
 	}
-	return cause
+	return p.releaseAddresses(ctx, c, false)
 }
 
 // releaseAddresses runs the IPAM plugin. One that is not installed cannot have given anything, unless the VF's record says
@@ -118,26 +125,10 @@ func (p *Plugin) whose(c *call) (pci.Address, error) {
 		return pci.Address{}, coded(types.ErrIOFailure, err)
 	}
 	for _, key := range keys {
-		if r, err := readRecord(p.Records, key); err == nil && r.Phase != Free && r.Owner.is(c.ContainerID, c.IfName) {
+		if r, err := readRecord(p.Records, key); err == nil && c.owns(r) {
 			address, err := pci.ParseAddress(key)
 			return address, coded(types.ErrIOFailure, err)
 		}
 	}
 	return pci.Address{}, nil
-}
-
-// forget drops the record of a VF that is no more, and its lock, if the record is closed, cannot be read, or is of an owner
-// that may go.
-func (p *Plugin) forget(ctx context.Context, address pci.Address, mayGo func(*Record) bool) error {
-	key := address.String()
-	wait, cancel := context.WithTimeout(ctx, p.LockWait)
-	defer cancel()
-	lock, err := p.Records.Lock(wait, key)
-	if err != nil {
-		return coded(types.ErrTryAgainLater, err)
-	}
-	if r, err := readRecord(p.Records, key); err == nil && r.Phase != Free && !mayGo(r) {
-		return lock.Unlock()
-	}
-	return coded(types.ErrIOFailure, errors.Join(p.Records.Remove(key), lock.UnlockAndRemove()))
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/go-cmp/cmp"
 )
 
 // beIPAM answers one call. Its "ipam" section may say "addresses", "hang": "ADD", "fail": "DEL", and a file in "until" ends
@@ -103,4 +104,39 @@ func leaseFiles(t *testing.T) []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// The IPAM plugin of a dead owner fails, here for it is not installed any more: its VF is put back all the same, and its
+// record stays open until the addresses are released too.
+func TestOwedAddresses(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	old, next := n.newPod(), n.newPod()
+	old.call("ADD", old.conf(d, full())).must(t)
+	old.kill()
+	ipam := filepath.Join(cniPath(), "test-ipam")
+	if err := os.Rename(ipam, ipam+".away"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Rename(ipam+".away", ipam) })
+	gc := old.conf(d, conf{"cni.dev/valid-attachments": []any{}})
+	for _, call := range []invocation{next.call("ADD", next.conf(d, nil)), old.call("GC", gc)} {
+		_, err := call.run(t)
+		wantCode(t, err, 11, "test-ipam", "vfctl restore --force "+d.Address.String())
+		if diff := cmp.Diff(before, n.state(d)); diff != "" {
+			t.Errorf("after %s: %s", call.verb, diff)
+		}
+		if leased, open := len(leaseFiles(t)), len(openRecords(t)); leased != 1 || open != 1 {
+			t.Errorf("after %s: %d leases and %d open records, want one each", call.verb, leased, open)
+		}
+	}
+	if err := os.Rename(ipam+".away", ipam); err != nil {
+		t.Fatal(err)
+	}
+	next.call("ADD", next.conf(d, nil)).must(t)
+	next.call("DEL", next.conf(d, nil)).must(t)
+	if err := n.leftovers(d, before); err != nil {
+		t.Error(err)
+	}
 }

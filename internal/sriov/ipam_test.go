@@ -27,11 +27,11 @@ func newPlugin(t *testing.T) *Plugin {
 	return p
 }
 
-// script is an executable plugin that is a shell script.
-func script(t *testing.T, name, body string) (dir string) {
+// script is an IPAM plugin, called stand-in, that is a shell script.
+func script(t *testing.T, body string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+body+"\n"), 0o700); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "stand-in"), []byte("#!/bin/sh\n"+body+"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -94,7 +94,7 @@ func TestIPAMForms(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			p := newPlugin(t)
-			dir := script(t, "stand-in", `cat > "$0.stdin"; env > "$0.env"; cat "$0.answer"`)
+			dir := script(t, `cat > "$0.stdin"; env > "$0.env"; cat "$0.answer"`)
 			if err := os.WriteFile(filepath.Join(dir, "stand-in.answer"), []byte(tt.answer), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -143,7 +143,7 @@ func TestIPAMErrors(t *testing.T) {
 			if name == "a hang" {
 				p.IPAMWait = 100 * time.Millisecond
 			}
-			dir := script(t, "stand-in", tt.body)
+			dir := script(t, tt.body)
 			_, err := p.ipamAdd(t.Context(), ipamCall(t, p, dir, `{"cniVersion":"1.0.0","name":"n","ipam":{"type":"stand-in"}}`))
 			if err == nil || codeOf(err, 0) != tt.code || !strings.Contains(err.Error(), tt.words) {
 				t.Errorf("got %v, code %d; want code %d and %q", err, codeOf(err, 0), tt.code, tt.words)
@@ -260,7 +260,7 @@ func TestStatus(t *testing.T) {
 			if tt.breakIt != nil {
 				tt.breakIt(t, p)
 			}
-			dir := script(t, "stand-in", tt.body)
+			dir := script(t, tt.body)
 			err := p.Status(context.Background(), ipamCall(t, p, dir, tt.conf).CmdArgs)
 			var e *types.Error
 			switch {

@@ -48,8 +48,13 @@ func (p *Plugin) Dead(r *Record) bool {
 // Restore puts a VF back to its baseline for an operator: the same work under the same lock as a DEL, also for a VF that
 // is free and was changed by somebody since. Without force a VF whose owner's namespace is still there is refused with
 // ErrLiving, and one whose record cannot be read with ErrUnreadable; with it such a VF gets safe defaults, and its record is
-// kept aside.
+// kept aside. Addresses that the IPAM plugin does not take back keep the record open; with force they are given up.
 func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) (Outcome, error) {
+	if force {
+		forced := *p
+		forced.givesUp = true
+		p = &forced
+	}
 	log := p.Log.With("vf", address.String())
 	if err := p.Records.Read(address.String(), &Record{}); errors.Is(err, journal.ErrNotExist) {
 		_, err := pci.Read(p.Root, address)
@@ -57,7 +62,17 @@ func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) (
 	}
 	d, err := p.open(ctx, address, log)
 	if errors.Is(err, pci.ErrNoDevice) {
-		return Gone, (&device{p: p, log: log}).drop(ctx, address, force)
+		return Gone, p.dropGone(ctx, address, func(r *Record) (bool, error) {
+			switch {
+			case force && r == nil:
+				return true, nil
+			case r == nil:
+				return false, fmt.Errorf("%w: %w", ErrUnreadable, p.Records.Read(address.String(), &Record{}))
+			case r.Alive() && !force:
+				return false, fmt.Errorf("%w: %s, in %s", ErrLiving, r.Owner, r.Netns.Path)
+			}
+			return true, p.releaseFor(ctx, log, address.String(), r)
+		})
 	}
 	if err != nil {
 		return "", err
@@ -86,8 +101,7 @@ func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) (
 	if r.Phase == Free {
 		return d.restoreFree(ctx, r)
 	}
-	d.releaseFor(ctx, r)
-	return PutBack, d.restore(ctx, r)
+	return PutBack, d.retire(ctx, r)
 }
 
 // inUse says who has the VF that the record does not know of: the node itself, or a namespace into which another program
@@ -122,22 +136,4 @@ func (d *device) restoreFree(ctx context.Context, r *Record) (Outcome, error) {
 	// While it is on its way back somebody has to own it, who is no pod.
 	r.Owner = Owner{ContainerID: "vfctl", IfName: "vfctl", Network: "vfctl restore"}
 	return PutBack, d.restore(ctx, r)
-}
-
-// drop removes the record of a VF that is no more, and gives its owner's addresses back.
-func (d *device) drop(ctx context.Context, address pci.Address, force bool) error {
-	wait, cancel := context.WithTimeout(ctx, d.p.LockWait)
-	defer cancel()
-	lock, err := d.p.Records.Lock(wait, address.String())
-	if err != nil {
-		return err
-	}
-	r, err := readRecord(d.p.Records, address.String())
-	if err == nil && r.Alive() && !force {
-		return errors.Join(fmt.Errorf("%w: %s, in %s", ErrLiving, r.Owner, r.Netns.Path), lock.Unlock())
-	}
-	if err == nil {
-		d.releaseFor(ctx, r)
-	}
-	return errors.Join(d.p.Records.Remove(address.String()), lock.Unlock())
 }

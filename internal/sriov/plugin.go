@@ -37,6 +37,8 @@ type Plugin struct {
 	LockWait   time.Duration // how long to wait for another verb for the same VF; less than IPAMWait, which may be what it waits for
 	ReturnWait time.Duration // how long a VF may take to come back from a netns that has gone
 	IPAMWait   time.Duration // how long an IPAM plugin may take: whoever calls us gives a minute for all
+
+	givesUp bool // addresses that cannot be released: an operator said so
 }
 
 // New is a Plugin for the node that it runs on.
@@ -75,6 +77,11 @@ func (p *Plugin) callWith(args *skel.CmdArgs, cfg *Config) *call {
 
 func (c *call) owner() Owner {
 	return Owner{ContainerID: c.ContainerID, IfName: c.IfName, Network: c.cfg.Network}
+}
+
+// owns reports whether the record is of this attachment, and open.
+func (c *call) owns(r *Record) bool {
+	return r.Phase != Free && r.Owner.is(c.ContainerID, c.IfName)
 }
 
 func (c *call) invocation() *Invocation {

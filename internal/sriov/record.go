@@ -152,7 +152,7 @@ func readRecord(s journal.Store, key string) (*Record, error) {
 }
 
 // load reads the VF's record. One of another boot, or of another VF that had this address, speaks of nothing that is still
-// there: the addresses that its owner had are released and it is dropped. Errors wrap the journal's; ErrNotExist means that
+// there: the addresses that its owner had are released, and then it is dropped. Errors wrap the journal's; ErrNotExist means that
 // nothing is known of the VF.
 func (d *device) load(ctx context.Context) (*Record, error) {
 	r, err := readRecord(d.p.Records, d.key())
@@ -168,7 +168,9 @@ func (d *device) load(ctx context.Context) (*Record, error) {
 	default:
 		return r, nil
 	}
-	d.releaseFor(ctx, r)
+	if err := d.p.releaseFor(ctx, d.log, d.key(), r); err != nil {
+		return nil, coded(types.ErrTryAgainLater, err)
+	}
 	if err := d.p.Records.Remove(d.key()); err != nil {
 		return nil, coded(types.ErrIOFailure, err)
 	}

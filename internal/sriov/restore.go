@@ -40,6 +40,12 @@ func (d *device) withdraw(ctx context.Context, c *call, r *Record) error {
 	return d.closeRecord(r, errors.Join(steps[0](), steps[1]()))
 }
 
+// retire ends the attachment of an owner that is no more, as withdraw does, by what is on record of it.
+func (d *device) retire(ctx context.Context, r *Record) error {
+	released := d.p.releaseFor(ctx, d.log, d.key(), r)
+	return d.closeRecord(r, errors.Join(released, d.putBack(ctx, r)))
+}
+
 func exists(path string) bool {
 	ns, err := netns.Open(path)
 	if err != nil {
