@@ -8,6 +8,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
@@ -153,7 +154,7 @@ func (r *Runner) undo(ctx context.Context, rec *Record) error {
 func (r *Record) Result() (types.Result, error) {
 	for _, a := range r.Attachments {
 		if a.IsDefault {
-			return parseResult(a.Result, "")
+			return cni.ReadResult(a.Result, "")
 		}
 	}
 	return nil, errors.New("the sandbox has no default network")

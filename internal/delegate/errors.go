@@ -2,12 +2,12 @@ package delegate
 
 import (
 	"errors"
-	"regexp"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
@@ -42,13 +42,5 @@ func code(err error) uint {
 	return types.ErrInternal
 }
 
-// DelError is CNIError for DEL. A container runtime takes any DEL error with the words "not found" for success, and then
-// forgets a sandbox whose addresses and devices are still held: these words become "not-found".
-func DelError(pod network.Pod, err error) *types.Error {
-	e := CNIError(pod, err)
-	if e != nil {
-		// Compiled here, since few calls need it and all would wait for it.
-		e.Msg = regexp.MustCompile(`(?i)not(\s+)found`).ReplaceAllString(e.Msg, "not-found")
-	}
-	return e
-}
+// DelError is CNIError for DEL, in words that no container runtime takes for success.
+func DelError(pod network.Pod, err error) *types.Error { return cni.DelError(CNIError(pod, err)) }

@@ -9,6 +9,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
 )
 
@@ -57,7 +58,7 @@ func (a *Attached) gateways() ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	result, err := current(a.Result, chain.CNIVersion)
+	result, err := cni.ReadCurrent(a.Result, chain.CNIVersion)
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", a.Name, err)
 	}

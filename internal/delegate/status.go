@@ -7,6 +7,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 )
 
 // networkStatus is one element of the annotation k8s.v1.cni.cncf.io/network-status. Its ips carry no prefix length.
@@ -33,7 +35,7 @@ func (r *Record) NetworkStatus() ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("network %s: %w", a.Name, err)
 		}
-		result, err := current(a.Result, chain.CNIVersion)
+		result, err := cni.ReadCurrent(a.Result, chain.CNIVersion)
 		if err != nil {
 			return nil, fmt.Errorf("network %s: %w", a.Name, err)
 		}

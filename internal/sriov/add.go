@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -303,9 +302,6 @@ func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, n
 		return nil, types.NewError(types.ErrInternal, fmt.Sprintf("IPAM plugin %q gave no address", c.cfg.IPAM), "")
 	}
 	result.IPs, result.Routes = given.IPs, given.Routes
-	if slices.Contains(result.IPs, nil) || slices.Contains(result.Routes, nil) {
-		return nil, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("IPAM plugin %q gave a null among its addresses or routes", c.cfg.IPAM), "")
-	}
 	for _, ip := range result.IPs {
 		ip.Interface = new(0)
 	}

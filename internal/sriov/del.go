@@ -8,6 +8,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
@@ -18,7 +19,7 @@ func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
 	start := time.Now()
 	cfg, fault, err := ParseForDel(args.StdinData, args.Args)
 	if err != nil {
-		return err
+		return delAnswer(err)
 	}
 	c := p.callWith(args, cfg)
 	if fault != nil {
@@ -26,10 +27,19 @@ func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
 	}
 	if err := p.del(ctx, c); err != nil {
 		c.log.Error("DEL could not do everything", "error", err, "took", time.Since(start))
-		return answer(err)
+		return delAnswer(err)
 	}
 	c.log.Info("done with DEL", "took", time.Since(start))
 	return nil
+}
+
+// delAnswer is answer in words that no container runtime takes for success: what is left has to be tried again.
+func delAnswer(err error) error {
+	var e *types.Error
+	if err = answer(err); errors.As(err, &e) {
+		return cni.DelError(e)
+	}
+	return err
 }
 
 // del does it all under the VF's lock, the addresses, too: a runtime that starts an ADD while its DEL still runs must not

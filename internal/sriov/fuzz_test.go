@@ -69,6 +69,8 @@ func FuzzPrevResult(f *testing.F) {
 		`{"cniVersion":"1.1.0","name":"n","prevResult":{"cniVersion":"1.1.0","interfaces":[{"name":"net1"}],"ips":[{"address":"10.0.0.1/24","interface":0}]}}`,
 		`{"cniVersion":"0.2.0","prevResult":{"ip4":{"ip":"10.0.0.1/24","routes":[{"dst":"0.0.0.0/0"}]}}}`,
 		`{"cniVersion":"1.0.0","prevResult":{"ips":[null],"routes":[null],"interfaces":[null]}}`,
+		`{"prevResult":{"ips":[{}]}}`, `{"prevResult":{"ips":[{"address":null}]}}`, `{"prevResult":{"routes":[{}]}}`,
+		`{"prevResult":{"ip4":{"ip":"10.0.0.1/24"}}}`, `{"prevResult":{"cniVersion":"0.3.1","ips":[{"version":"4","address":"10.0.0.1/24"}]}}`,
 		`{"prevResult":null}`, `{"prevResult":7}`, `{}`, ``,
 	} {
 		f.Add([]byte(seed))
@@ -86,12 +88,12 @@ func FuzzPrevResult(f *testing.F) {
 			return
 		}
 		for _, ip := range result.IPs {
-			if ip == nil {
+			if ip == nil || ip.Address.IP == nil {
 				t.Error("a null among the addresses")
 			}
 		}
 		for _, r := range result.Routes {
-			if r == nil {
+			if r == nil || r.Dst.IP == nil {
 				t.Error("a null among the routes")
 			}
 		}

@@ -16,7 +16,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/types/create"
+
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 )
 
 // ipamAdd asks the IPAM plugin for addresses.
@@ -25,29 +26,11 @@ func (p *Plugin) ipamAdd(ctx context.Context, c *call) (*types100.Result, error)
 	if err != nil {
 		return nil, err
 	}
-	result, err := parseResult(out, c.cfg.CNIVersion)
+	result, err := cni.ReadCurrent(out, c.cfg.CNIVersion)
 	if err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("IPAM plugin %q: its answer cannot be read: %v", c.cfg.IPAM, err), "")
 	}
 	return result, nil
-}
-
-// parseResult reads a result of any version. One that does not say its version has that of the configuration.
-func parseResult(out []byte, version string) (*types100.Result, error) {
-	var own struct {
-		CNIVersion string `json:"cniVersion"`
-	}
-	if err := json.Unmarshal(out, &own); err != nil {
-		return nil, err
-	}
-	if own.CNIVersion != "" {
-		version = own.CNIVersion
-	}
-	result, err := create.Create(version, out)
-	if err != nil {
-		return nil, err
-	}
-	return types100.NewResultFromResult(result)
 }
 
 // ipam runs the network's IPAM plugin for one verb; without one it does nothing. The plugin is a child that dies with us,
@@ -143,7 +126,7 @@ func (c *call) previous() (*types100.Result, error) {
 	if len(in.PrevResult) == 0 || string(in.PrevResult) == "null" {
 		return nil, nil
 	}
-	result, err := parseResult(in.PrevResult, c.cfg.CNIVersion)
+	result, err := cni.ReadCurrent(in.PrevResult, c.cfg.CNIVersion)
 	if err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "prevResult: "+err.Error(), "")
 	}

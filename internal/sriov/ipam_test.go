@@ -86,6 +86,9 @@ func TestIPAMForms(t *testing.T) {
 			"1.0.0", `{"cniVersion":"0.4.0","ips":[{"version":"4","address":"10.10.0.1/16"},{"version":"6","address":"2001:db8::1/64"}],"dns":{}}`,
 			[]string{"10.10.0.1/16 by <nil>", "2001:db8::1/64 by <nil>"},
 		},
+		"no version, of a newer network": {
+			"1.1.0", `{"ips":[{"address":"10.9.0.2/24"}]}`, []string{"10.9.0.2/24 by <nil>"},
+		},
 		"1.1.0, with all that a route can say": {
 			"1.1.0", `{"cniVersion":"1.1.0","ips":[{"address":"10.9.0.2/24"}],"routes":[{"dst":"10.0.0.0/8","gw":"10.9.0.9","mtu":1400,"advmss":1300,"priority":5,"table":100,"scope":0}]}`,
 			[]string{"10.9.0.2/24 by <nil>", "to 10.0.0.0/8 by 10.9.0.9"},
@@ -135,6 +138,8 @@ func TestIPAMErrors(t *testing.T) {
 		"no JSON":            {`echo hello`, 6, "cannot be read"},
 		"nothing":            {``, 6, "cannot be read"},
 		"no address":         {`echo '{"cniVersion":"1.0.0","ips":[{"address":"x"}]}'`, 6, "invalid CIDR"},
+		"a null address":     {`echo '{"ips":[null]}'`, 6, "element 0 of ips is null"},
+		"an empty address":   {`echo '{"ips":[{}]}'`, 6, "element 0 of ips has no address"},
 		"a hang":             {`sleep 3600`, 11, "killed"},
 	}
 	for name, tt := range tests {

@@ -205,3 +205,15 @@ func TestDelWithoutAPF(t *testing.T) {
 		}
 	})
 }
+
+// No DEL that failed answers in words that containerd takes for success.
+func TestDelErrorIsNoSuccess(t *testing.T) {
+	for _, words := range []string{"not found", "no such file or directory"} {
+		p := newPlugin(t)
+		dir := script(t, `echo '{"code":7,"msg":"lease `+words+`","details":"`+words+`"}'; exit 1`)
+		err := p.Del(t.Context(), ipamCall(t, p, dir, `{"name":"n","type":"sriov","ipam":{"type":"stand-in"}}`).CmdArgs)
+		if err == nil || strings.Contains(err.Error(), words) || !strings.Contains(err.Error(), "lease ") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
