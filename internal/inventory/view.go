@@ -23,6 +23,15 @@ type Device struct {
 	PFDown bool
 }
 
+// UnhealthyIn says why nobody could use the device now, as a pool sees it; empty: somebody could. With no pool (nil) it is
+// what every pool sees.
+func (d *Device) UnhealthyIn(p *pool.Pool) string {
+	if d.Unhealthy == "" && p != nil && p.PFLink && d.PFDown {
+		return "its PF has no carrier"
+	}
+	return d.Unhealthy
+}
+
 // A memory is what was seen of a device that may be in a pod now, or between two drivers.
 type memory struct {
 	driver   string // its own; a subfunction's, not that of the function below it

@@ -10,18 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrNoDevlink means that a device is not on devlink: its driver does not use it, or is just reloading.
+var ErrNoDevlink = errors.New("the device is not on devlink")
+
 // DDPProfile is the name of the DDP package that a PCI function's firmware runs, as in fw.app.name of
-// "devlink dev info pci/0000:3b:00.0". Empty: it has none, or its driver does not say.
+// "devlink dev info pci/0000:3b:00.0". Empty: it has none, or its driver does not say. It waits while the firmware is
+// flashed, for minutes. Errors wrap ErrNoDevlink or are the kernel's.
 func DDPProfile(address string) (string, error) {
 	versions, err := runningVersions("pci", address)
 	return versions["fw.app.name"], err
 }
 
-// runningVersions is what a device's driver says of the firmware that runs in it. None: its driver knows no devlink.
+// runningVersions is what a device's driver says of the firmware that runs in it. None: it says nothing.
 func runningVersions(bus, device string) (map[string]string, error) {
 	family, err := netlink.GenlFamilyGet(nl.GENL_DEVLINK_NAME)
 	if errors.Is(err, unix.ENOENT) {
-		return nil, nil // no driver that is loaded uses it
+		return nil, ErrNoDevlink // no driver that is loaded uses it
 	}
 	if err != nil {
 		return nil, fmt.Errorf("find devlink in the kernel: %w", err)
@@ -31,10 +35,12 @@ func runningVersions(bus, device string) (map[string]string, error) {
 	request.AddData(nl.NewRtAttr(nl.DEVLINK_ATTR_BUS_NAME, nl.ZeroTerminated(bus)))
 	request.AddData(nl.NewRtAttr(nl.DEVLINK_ATTR_DEV_NAME, nl.ZeroTerminated(device)))
 	messages, err := request.Execute(unix.NETLINK_GENERIC, 0)
-	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil, nil // it is not on devlink, or its driver tells nothing
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return nil, nil
+	case errors.Is(err, unix.ENODEV):
+		return nil, fmt.Errorf("ask about %s/%s: %w", bus, device, ErrNoDevlink)
+	case err != nil:
 		return nil, fmt.Errorf("ask devlink about %s/%s: %w", bus, device, err)
 	}
 	versions := map[string]string{}

@@ -3,13 +3,14 @@
 package netlinks
 
 import (
+	"errors"
 	"os"
 	"testing"
 
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
-// No driver of the lab's NICs tells versions over devlink: the kernel is asked, and has nothing to say, which is no error.
+// No driver of the lab's NICs is on devlink: the kernel is asked, and has no such device.
 func TestDDPProfileOfNICsWithoutDevlink(t *testing.T) {
 	entries, err := os.ReadDir("/sys/bus/pci/drivers/igb")
 	if err != nil {
@@ -21,14 +22,11 @@ func TestDDPProfileOfNICsWithoutDevlink(t *testing.T) {
 			continue // bind, unbind and the like
 		}
 		asked++
-		if name, err := DDPProfile(e.Name()); name != "" || err != nil {
+		if name, err := DDPProfile(e.Name()); name != "" || !errors.Is(err, ErrNoDevlink) {
 			t.Errorf("%s: got %q, %v", e.Name(), name, err)
 		}
 	}
 	if asked == 0 {
 		t.Error("igb has no PF")
-	}
-	if name, err := DDPProfile("0000:ff:1f.7"); name != "" || err != nil {
-		t.Errorf("no function at all: got %q, %v", name, err)
 	}
 }

@@ -53,7 +53,7 @@ func (o *Offer) present(c *pool.Config, devices []*inventory.Device, held map[st
 			continue
 		}
 		pl, d := &c.Pools[p], devices[i]
-		m := member{resource: pl.Resource, device: plugin.Device{ID: d.ID, Unhealthy: unhealthyIn(pl, d), NUMANode: d.NUMANode, PF: d.PF}}
+		m := member{resource: pl.Resource, device: plugin.Device{ID: d.ID, Unhealthy: d.UnhealthyIn(pl), NUMANode: d.NUMANode, PF: d.PF}}
 		if s := pl.Selector(&d.Device); s != nil {
 			m.device.Needs = plugin.Needs{RDMA: s.IsRDMA, VhostNet: s.NeedVhostNet, VDPA: s.VDPAType}
 		} else if was := o.last[d.ID]; was.resource == m.resource {

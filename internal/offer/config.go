@@ -58,12 +58,12 @@ func (c *ConfigFile) refresh(log *slog.Logger, force bool) bool {
 		return false
 	}
 	config, warnings, err := pool.Parse(data, c.Prefix)
+	for _, w := range warnings { // also of a faulty one, so that all is mended at once
+		log.Warn("the configuration is odd", "file", file, "where", w.Path, "line", w.Line, "what", w.Message)
+	}
 	if err != nil {
 		c.fail(log, file, data, err)
 		return false
-	}
-	for _, w := range warnings {
-		log.Warn("the configuration is odd", "file", file, "where", w.Path, "line", w.Line, "what", w.Message)
 	}
 	c.inForce, c.problem, c.seen, c.file = config, nil, data, file
 	c.generation++

@@ -41,6 +41,18 @@ func TestFaultyConfigurationLeavesTheOldOne(t *testing.T) {
 	}
 }
 
+// Who mends a fault wants to know at once what else is odd.
+func TestFaultyAndOdd(t *testing.T) {
+	n := newNode(t, pools(`{"resourceName": "a", "selectors": {"Vendors": ["8086"]}}`, `{"resourceName": "b"}`))
+	kubelettest.Eventually(t, "the fault and the warning are logged", func() bool {
+		log := n.log.String()
+		return strings.Contains(log, "the configuration is faulty") && strings.Contains(log, "it is read as vendors")
+	})
+	if got := strings.Count(n.log.String(), "it is read as vendors"); got != 1 {
+		t.Errorf("it is said %d times", got)
+	}
+}
+
 func TestFaultyFromTheStart(t *testing.T) {
 	n := newNode(t, "{")
 	kubelettest.Eventually(t, "not ready", func() bool { return strings.Contains(n.get("/readyz", 503), "none in force") })

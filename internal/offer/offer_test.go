@@ -219,7 +219,6 @@ func (n *node) check(err error) {
 func TestNeedsReachAllocate(t *testing.T) {
 	n := prepareNode(t, pools(`{"resourceName": "sriov", "selectors": {"vdpaType": "vhost", "needVhostNet": true}}`))
 	n.tree.Write(n.tree.AddVDPA(n.tree.Dir(vf0), "vdpa0", "vhost_vdpa")+"/vhost-vdpa-3/dev", "511:0")
-	n.tree.Write("sys/class/misc/vhost-net/dev", "10:238")
 	n.kubelet.Start()
 	t.Cleanup(n.kubelet.Stop)
 	n.start()

@@ -69,7 +69,7 @@ func NewReport(c *pool.Config, devices []*inventory.Device, held map[string]stri
 		}
 		if p >= 0 {
 			report.Resource = c.Pools[p].Resource
-			report.Unhealthy = unhealthyIn(&c.Pools[p], d)
+			report.Unhealthy = d.UnhealthyIn(&c.Pools[p])
 			r.Pools[p].Devices++
 			if report.Unhealthy != "" {
 				r.Pools[p].Unhealthy++
@@ -78,14 +78,6 @@ func NewReport(c *pool.Config, devices []*inventory.Device, held map[string]stri
 		r.Devices = append(r.Devices, report)
 	}
 	return r
-}
-
-// unhealthyIn says why nobody could use the device now, as the pool sees it; empty: somebody could.
-func unhealthyIn(p *pool.Pool, d *inventory.Device) string {
-	if d.Unhealthy == "" && p.PFLink && d.PFDown {
-		return "its PF has no carrier"
-	}
-	return d.Unhealthy
 }
 
 // Print writes the report for a person.

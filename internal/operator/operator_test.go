@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -60,6 +61,31 @@ record 0000:04:10.0: the VF is no more; it was aaaabbbbccccd net1's
 `
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("list (-want +got):\n%s", diff)
+	}
+}
+
+// A pool that wants a link has one more reason for a VF to be unhealthy.
+func TestHealthAsThePoolSeesIt(t *testing.T) {
+	n := node(t)
+	for path, content := range map[string]string{
+		"sys/bus/pci/devices/0000:02:00.0/net/ens2/carrier": "0",
+		n.PoolsFile: `{"resourceList": [
+			{"resourceName": "link", "selectors": {"pfNames": ["ens2#3"]}, "healthCheck": {"pfLink": true}},
+			{"resourceName": "any", "selectors": {"drivers": ["igbvf"]}}]}`,
+	} {
+		if err := os.WriteFile(filepath.Join(n.Root, path), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, _ := list(t, n)
+	for what, want := range map[string]string{"ens2#3": "its PF has no carrier", "ens2#4": ""} {
+		_, v, err := s.Find(what)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.Unhealthy != want {
+			t.Errorf("%s in %s: unhealthy is %q, want %q", what, v.Resource, v.Unhealthy, want)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -70,4 +71,16 @@ func (n *Node) readPools() (data []byte, file string, err error) {
 		return nil, file, fmt.Errorf("read the pools' configuration: %w", err)
 	}
 	return data, file, nil
+}
+
+// poolOf is the pool that the configuration has for a resource; nil if it has none.
+func (l *look) poolOf(resource string) *pool.Pool {
+	if l.config == nil {
+		return nil
+	}
+	i := slices.IndexFunc(l.config.Pools, func(p pool.Pool) bool { return p.Resource == resource })
+	if i < 0 {
+		return nil
+	}
+	return &l.config.Pools[i]
 }

@@ -231,7 +231,7 @@ func (l *look) vf(d, pf *pci.Device) VF {
 		view: view, device: d, pool: l.devices[id], captured: l.n.captured(),
 	}
 	if v.pool != nil {
-		v.Unhealthy = v.pool.Unhealthy
+		v.Unhealthy = v.pool.UnhealthyIn(l.poolOf(v.Resource))
 	}
 	switch {
 	case view.Netdev != nil:

@@ -97,7 +97,7 @@ func (s *server) look(r *Resource, d *Device) (*allocation, error) {
 	vhost := ""
 	if d.VhostNet {
 		vhost = vhostNode
-		err = errors.Join(err, a.addVhost(s.config.Root))
+		a.addVhost()
 	}
 	if d.VDPA != "" {
 		err = errors.Join(err, a.addVDPA(p, d.VDPA))

@@ -126,9 +126,8 @@ func TestAllocate(t *testing.T) {
 				tree.Write(dir+"/infiniband_verbs/uverbs7/ibdev", "mlx5_7")
 			},
 		},
-		"vhost": {
+		"vhost, with its modules loaded or not": {
 			needs: plugin.Needs{VhostNet: true},
-			make:  func(tree pcitest.Tree, _ string) { tree.Write("sys/class/misc/vhost-net/dev", "10:238") },
 			nodes: []string{"/dev/vhost-net /dev/vhost-net rw", "/dev/net/tun /dev/net/tun rw"},
 			info:  topics{"vhost": {"net-mount": "/dev/vhost-net", "tun-mount": "/dev/net/tun"}},
 			pci:   devinfo.PCI{VhostNet: "/dev/vhost-net"},
@@ -373,8 +372,8 @@ func TestAllocateRefuses(t *testing.T) {
 	f.tree.AddVDPA(f.tree.Dir("0000:03:10.6"), "vdpa0", "")
 	needs := func(id string, n plugin.Needs) plugin.Device { return plugin.Device{ID: id, Needs: n} }
 	f.offer(t, sick, device("0000:02:10.2"), device("0000:02:10.4"), device("0000:03:10.0"), device("nonsense"), device(sf),
-		needs("0000:03:10.2", plugin.Needs{RDMA: true}), needs("0000:03:10.4", plugin.Needs{VhostNet: true}),
-		needs("0000:03:10.6", plugin.Needs{VDPA: "vhost"}), needs("0000:03:11.0", plugin.Needs{VDPA: "virtio"}))
+		needs("0000:03:10.2", plugin.Needs{RDMA: true}), needs("0000:03:10.6", plugin.Needs{VDPA: "vhost"}),
+		needs("0000:03:11.0", plugin.Needs{VDPA: "virtio"}))
 	tests := map[string]struct {
 		id   string
 		code codes.Code
@@ -385,7 +384,6 @@ func TestAllocateRefuses(t *testing.T) {
 		"without its node": {"0000:02:10.2", codes.Internal, "no vfio node"},
 		"without uio node": {"0000:03:10.0", codes.Internal, "no uio node"},
 		"without RDMA":     {"0000:03:10.2", codes.Internal, "no RDMA device"},
-		"without vhost":    {"0000:03:10.4", codes.Internal, "load the module vhost_net"},
 		"without vDPA":     {"0000:03:11.0", codes.Internal, "vdpa dev add"},
 		"unbound vDPA":     {"0000:03:10.6", codes.Internal, "load the module vhost_vdpa"},
 		"no subfunction":   {sf, codes.Internal, sf},

@@ -121,14 +121,13 @@ const (
 	tunNode   = "/dev/net/tun"
 )
 
-func (a *allocation) addVhost(root string) error {
-	if pci.Misc(root, "vhost-net", vhostNode) == "" {
-		return fmt.Errorf("its pool has needVhostNet, but the node has no %s: load the module vhost_net", vhostNode)
-	}
+// addVhost gives both nodes whether their modules are loaded or not, which is all that sysfs could say: udev makes the nodes
+// at boot, and the kernel loads the modules when one is opened. On a node without them the runtime names the one it misses,
+// and tries again.
+func (a *allocation) addVhost() {
 	a.mount(vhostNode, vhostNode)
 	a.mount(tunNode, tunNode)
 	a.info["vhost"] = map[string]string{"net-mount": vhostNode, "tun-mount": tunNode}
-	return nil
 }
 
 // addVDPA gives the node of a vDPA device. With virtio it has none, only an interface.

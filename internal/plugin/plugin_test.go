@@ -1,6 +1,8 @@
 package plugin_test
 
 import (
+	"bytes"
+	"context"
 	"log/slog"
 	"maps"
 	"os"
@@ -257,5 +259,40 @@ func TestTopology(t *testing.T) {
 	} {
 		f.set.Update(t.Context(), []plugin.Resource{{Name: resource, ExcludeTopology: test.exclude, Devices: []plugin.Device{unknown, on1}}})
 		kubelettest.Eventually(t, "the kubelet knows the NUMA nodes", func() bool { return cmp.Equal(test.want, f.kubelet.Nodes(resource)) })
+	}
+}
+
+// The log has each change of a device once, with the reason that holds now.
+func TestChangesAreLogged(t *testing.T) {
+	var log bytes.Buffer
+	set := plugin.NewSet(plugin.Config{RegistryDir: t.TempDir(), Log: slog.New(slog.NewTextHandler(&log, nil))})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // its servers end at once, and log nothing
+	offer := func(devices ...plugin.Device) (lines []string) {
+		log.Reset()
+		set.Update(ctx, []plugin.Resource{{Name: resource, Devices: devices}})
+		for line := range strings.Lines(log.String()) {
+			_, line, _ = strings.Cut(strings.TrimSpace(line), "level=")
+			lines = append(lines, strings.ReplaceAll(line, " resource="+resource, ""))
+		}
+		return lines
+	}
+	sick := func(why string) plugin.Device { return plugin.Device{ID: "vf0", Unhealthy: why} }
+	offer()
+	steps := []struct {
+		devices []plugin.Device
+		want    []string
+	}{
+		{[]plugin.Device{device("vf0")}, []string{`INFO msg="device joins" device=vf0 unhealthy=""`}},
+		{[]plugin.Device{sick("no driver")}, []string{`WARN msg="device is unhealthy" device=vf0 reason="no driver"`}},
+		{[]plugin.Device{sick("no driver")}, nil},
+		{[]plugin.Device{sick("it is gone")}, []string{`WARN msg="device is unhealthy" device=vf0 reason="it is gone"`}},
+		{[]plugin.Device{device("vf0")}, []string{`INFO msg="device is healthy again" device=vf0`}},
+		{nil, []string{`INFO msg="device leaves" device=vf0`}},
+	}
+	for _, s := range steps {
+		if diff := cmp.Diff(s.want, offer(s.devices...)); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", s.devices, diff)
+		}
 	}
 }

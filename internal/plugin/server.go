@@ -36,7 +36,7 @@ func newServer(config Config, resource Resource) *server {
 	return &server{config: config, name: resource.Name, resource: resource, changed: make(chan struct{})}
 }
 
-// set replaces the resource, and wakes the streams if the kubelet would see a difference.
+// set replaces the resource, and wakes the streams if there is a difference.
 func (s *server) set(r Resource) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,9 +61,10 @@ func (s *server) logChanges(before, after []Device) {
 		switch {
 		case !known:
 			s.config.Log.Info("device joins", "device", d.ID, "unhealthy", d.Unhealthy)
-		case was.Unhealthy == "" && d.Unhealthy != "":
+		case was.Unhealthy == d.Unhealthy:
+		case d.Unhealthy != "": // now, or for another reason
 			s.config.Log.Warn("device is unhealthy", "device", d.ID, "reason", d.Unhealthy)
-		case was.Unhealthy != "" && d.Unhealthy == "":
+		default:
 			s.config.Log.Info("device is healthy again", "device", d.ID)
 		}
 	}

@@ -31,9 +31,7 @@ func Parse(data []byte, prefix string) (config *Config, warnings Faults, err err
 	}
 	p := &parser{prefix: prefix}
 	config = p.config(root)
-	if len(p.faults) == 0 {
-		p.unreachable(config)
-	}
+	p.unreachable(config)
 	slices.SortStableFunc(p.faults, byLine)
 	slices.SortStableFunc(p.warnings, byLine)
 	if len(p.faults) > 0 {
@@ -54,7 +52,7 @@ func (f Faults) most() Faults {
 type parser struct {
 	prefix           string
 	faults, warnings Faults
-	selectorsAt      [][]place // of each pool
+	selectorsAt      [][]place // of each pool; none of one with a fault
 	selectorCount    int
 }
 
@@ -93,9 +91,13 @@ func (p *parser) config(root *node) *Config {
 	for i, item := range items {
 		path := fmt.Sprintf("resourceList[%d]", i)
 		p.selectorsAt = append(p.selectorsAt, nil)
+		before := len(p.faults)
 		pool := p.pool(item, path)
 		p.unique(c.Pools, pool.Resource, item, path)
 		c.Pools = append(c.Pools, pool)
+		if len(p.faults) > before {
+			p.selectorsAt[i] = nil
+		}
 	}
 	return c
 }

@@ -263,6 +263,22 @@ func TestParseWarnings(t *testing.T) {
 	}
 }
 
+// What is odd is said beside what is wrong, but for pools with a fault: what those would take nobody knows.
+func TestWarningsBesideFaults(t *testing.T) {
+	c, warnings, faults := parse(pools(`{"Vendors": ["8086"]}`, `{"vendors": ["8086"], "devices": ["10ca"]}`, `{"vendors": ["8086"], "device": ["10ca"]}`, `{}`))
+	if c != nil || len(faults) != 1 {
+		t.Errorf("faults %q", faults)
+	}
+	want := []string{
+		"line 2: resourceList[0].selectors.Vendors: it is read as vendors: write it so",
+		"line 3: resourceList[1].selectors: it takes nothing: resourceList[0] (intel.com/p0) comes first and takes all of it",
+		"line 5: resourceList[3].selectors: no key is set: it takes every netDevice",
+	}
+	if diff := cmp.Diff(want, warnings); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
+	}
+}
+
 // pools is a file with pools p0, p1, … of these selectors, one a line, from line 2 on.
 func pools(selectors ...string) string {
 	var lines []string

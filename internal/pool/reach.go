@@ -11,14 +11,14 @@ const maxWork = 4_000_000
 
 // unreachable warns of selectors that can never have a device, because earlier ones take all that they could take, of
 // selectors that share some VFs with an earlier pool, and of those that take everything. All of it works with the peer,
-// too, so it is no fault.
+// too, so it is no fault. Pools with a fault are passed over: what they would take is not known.
 func (p *parser) unreachable(c *Config) {
 	var earlier []claim
 	values, work := 0, 0
 	for i := range c.Pools {
 		pool := &c.Pools[i]
-		for j := range pool.Selectors {
-			s := claim{pool, &pool.Selectors[j], i, p.selectorsAt[i][j]}
+		for j, at := range p.selectorsAt[i] {
+			s := claim{pool, &pool.Selectors[j], i, at}
 			if s.selector.empty() {
 				p.warn(s.at, "no key is set: it takes every %s", pool.Type)
 			}

@@ -71,13 +71,7 @@ func (r *reader) rdmaNodes(n *Nodes, dir folder) {
 	}
 }
 
-// Misc gives the path of a node that belongs to no device, such as vhost-net's: empty if the kernel has no such device.
-func Misc(root, name, node string) string {
-	r := newReader(root)
-	defer r.close()
-	return r.misc(name, node)
-}
-
+// misc is the path of a node that belongs to no device, such as rdma_cm's: empty if the kernel has no such device.
 func (r *reader) misc(name, node string) string {
 	if r.root.exists("sys/class/misc/" + name) {
 		return node
