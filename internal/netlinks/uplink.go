@@ -67,8 +67,8 @@ func dumpLinks() (links []netlink.Link, err error) {
 	return links, err
 }
 
-// retryDump repeats a dump that a change interrupted. The kernel may say so again and again on a busy node, and an answer
-// that is a little old is better than none forever: the change itself makes an event, and the next look finds it.
+// retryDump repeats a dump that a change interrupted, for such an answer may lack what was there all the time. After ten of
+// them it is an error, which wraps netlink.ErrDumpInterrupted: whoever knows an older answer stays with that and looks later.
 func retryDump(dump func() error) (err error) {
 	for range 10 {
 		if err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -81,34 +81,39 @@ func retryDump(dump func() error) (err error) {
 // A graph is the node's interfaces and which sits below which: a slave below its bond, bridge, team or VRF, the parent
 // below its VLAN or macvlan.
 type graph struct {
-	links   map[int]NodeLink
-	below   map[int][]int
-	masters map[int]int
-	kinds   map[int]string
+	links map[int]NodeLink
+	below map[int][]int
+	kinds map[int]string
+	ports []int // the NICs of Open vSwitch
 }
 
 func newGraph(links []netlink.Link) *graph {
-	g := &graph{links: map[int]NodeLink{}, below: map[int][]int{}, masters: map[int]int{}, kinds: map[int]string{}}
+	g := &graph{links: map[int]NodeLink{}, below: map[int][]int{}, kinds: map[int]string{}}
 	for _, link := range links {
 		a := link.Attrs()
 		g.links[a.Index] = NodeLink{Name: a.Name, AltNames: a.AltNames, Up: a.RawFlags&unix.IFF_LOWER_UP != 0 && a.RawFlags&unix.IFF_UP != 0}
 		g.kinds[a.Index] = link.Type()
 		if a.MasterIndex != 0 {
 			g.below[a.MasterIndex] = append(g.below[a.MasterIndex], a.Index)
-			g.masters[a.Index] = a.MasterIndex
 		}
 		// With a namespace id, the parent's index is one of that other namespace.
 		if a.ParentIndex != 0 && a.ParentIndex != a.Index && a.NetNsID < 0 {
 			g.below[a.Index] = append(g.below[a.Index], a.ParentIndex)
 		}
 	}
+	for _, link := range links {
+		if a := link.Attrs(); g.kinds[a.MasterIndex] == openVSwitch {
+			g.ports = append(g.ports, a.Index)
+		}
+	}
 	return g
 }
 
-// mark gives the interface and everything below it a reason. Open vSwitch has all its ports, the internal one with the
-// address and the NIC, side by side below one master; which of them carries what only its flows know: all count.
+// mark gives the interface and everything below it a reason. Of Open vSwitch only its flows know what carries what, and its
+// internal interfaces, such as br-ex with the node's address, do not say to which datapath they belong: what goes through one
+// of its interfaces may go through every NIC that it has.
 func (g *graph) mark(index int, reason string, set func(*NodeLink, string)) {
-	seen := map[int]bool{}
+	seen, switched := map[int]bool{}, false
 	var walk func(index int, reason string)
 	walk = func(index int, reason string) {
 		link, ok := g.links[index]
@@ -121,12 +126,17 @@ func (g *graph) mark(index int, reason string, set func(*NodeLink, string)) {
 		for _, lower := range g.below[index] {
 			walk(lower, "it is below "+link.Name+": "+reason)
 		}
-		if master := g.masters[index]; master != 0 && g.kinds[master] == "openvswitch" {
-			walk(master, "it switches for "+link.Name+": "+reason)
+		if !switched && (g.kinds[index] == openVSwitch || slices.Contains(g.ports, index)) {
+			switched = true
+			for _, port := range g.ports {
+				walk(port, "Open vSwitch switches between it and "+link.Name+": "+reason)
+			}
 		}
 	}
 	walk(index, reason)
 }
+
+const openVSwitch = "openvswitch" // the kind of its internal interfaces, of which one is the master of the NICs
 
 func setUplink(l *NodeLink, reason string)    { l.Uplink = cmp.Or(l.Uplink, reason) }
 func setAddressed(l *NodeLink, reason string) { l.Addressed = cmp.Or(l.Addressed, reason) }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -36,7 +37,8 @@ func ip(t *testing.T, commands ...string) {
 }
 
 type uplinkTest struct {
-	noCompat  bool // routes by next-hop objects are listed without what these say
+	noCompat  bool               // routes by next-hop objects are listed without what these say
+	before    func(t *testing.T) // what ip cannot do; nil: nothing
 	setup     []string
 	uplinks   []string // the interfaces that must be found, sorted by name in the check
 	addressed []string
@@ -48,6 +50,9 @@ func (test uplinkTest) run(t *testing.T) {
 		if err := os.WriteFile("/proc/sys/net/ipv4/nexthop_compat_mode", []byte("0"), 0); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if test.before != nil {
+		test.before(t)
 	}
 	ip(t, test.setup...)
 	links, err := NodeLinks()
@@ -129,6 +134,36 @@ func TestNodeLinks(t *testing.T) {
 			test.setup = append(append([]string{}, nics...), test.setup...)
 			test.run(t)
 		})
+	}
+}
+
+// Behind Open vSwitch every NIC counts, and says always the same.
+func TestOpenVSwitch(t *testing.T) {
+	link := func(index, master int, kind, name string) netlink.Link {
+		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index, MasterIndex: master, Name: name, NetNsID: -1}, LinkType: kind}
+	}
+	links := []netlink.Link{
+		link(1, 0, openVSwitch, "ovs-system"), link(2, 0, openVSwitch, "br-ex"), link(3, 1, "", "nic1"), link(4, 1, "", "nic2"),
+		link(5, 0, "", "nic3"),
+	}
+	for start, want := range map[int]map[string]string{
+		2: {
+			"br-ex": "why", "nic1": "Open vSwitch switches between it and br-ex: why", "nic2": "Open vSwitch switches between it and br-ex: why",
+		},
+		3: {"nic1": "why", "nic2": "Open vSwitch switches between it and nic1: why"},
+		5: {"nic3": "why"},
+	} {
+		g := newGraph(links)
+		g.mark(start, "why", setUplink)
+		got := map[string]string{}
+		for _, l := range g.links {
+			if l.Uplink != "" {
+				got[l.Name] = l.Uplink
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("from %d (-want +got):\n%s", start, diff)
+		}
 	}
 }
 
