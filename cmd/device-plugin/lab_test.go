@@ -147,14 +147,19 @@ func TestNodeIsFollowed(t *testing.T) {
 	healthy := map[string]string{v0.Address.String(): "Healthy", v1.Address.String(): "Healthy", v2.Address.String(): "Healthy"}
 	n.sees("VFs made", healthy)
 
+	// The kubelet is to know within a second. It takes some 30 ms, so one of three is enough on a machine that is busy.
 	driver := "/sys/bus/pci/drivers/igbvf/"
-	write(t, driver+"unbind", v1.Address.String())
 	sick := map[string]string{v0.Address.String(): "Healthy", v1.Address.String(): "Unhealthy", v2.Address.String(): "Healthy"}
-	if took := n.sees("driver unbound", sick); took > 5*time.Second {
-		t.Errorf("it took %s", took)
+	for try, took := 1, time.Duration(0); try == 1 || took > time.Second; try++ {
+		write(t, driver+"unbind", v1.Address.String())
+		took = n.sees("driver unbound", sick)
+		if took > time.Second && try == 3 {
+			t.Errorf("three times it took more than a second, now %s", took)
+			took = 0
+		}
+		write(t, driver+"bind", v1.Address.String())
+		n.sees("driver bound", healthy)
 	}
-	write(t, driver+"bind", v1.Address.String())
-	n.sees("driver bound", healthy)
 
 	// Into a pod and back: the kubelet must not notice.
 	before := n.kubelet.Count(resource)

@@ -9,11 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/viaduct-sriov/viaduct/internal/memtest"
 	"github.com/viaduct-sriov/viaduct/internal/plugin/kubelettest"
 	"github.com/viaduct-sriov/viaduct/pkg/pci/pcitest"
 )
@@ -26,12 +26,7 @@ func TestMemory(t *testing.T) {
 		mostRSS  = 25 << 10 // KiB
 	)
 	dir := t.TempDir()
-	program := filepath.Join(dir, "device-plugin")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	program := memtest.Build(t, ".")
 	tree := pcitest.New(t)
 	tree.AddLargeVFIO(pfs, vfs)
 	config := filepath.Join(dir, "config.json")
@@ -65,7 +60,7 @@ func TestMemory(t *testing.T) {
 		}
 	})
 	kubelettest.Eventually(t, "the kubelet has every VF", count)
-	rss, anon := memory(t, plugin.Process.Pid)
+	rss, anon := memtest.Resident(t, plugin.Process.Pid)
 	t.Logf("RSS %d KiB, of it %d anonymous, with %d devices in %d pools", rss, anon, offered, 2*pfs)
 	if rss > mostRSS {
 		t.Errorf("RSS %d KiB, at most %d", rss, mostRSS)
@@ -88,20 +83,4 @@ func halfPools(t *testing.T, pfs, vfs int) []byte {
 		t.Fatal(err)
 	}
 	return data
-}
-
-func memory(t *testing.T, pid int) (rss, anon int) {
-	t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(data)) {
-		_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &rss)
-		_, _ = fmt.Sscanf(line, "RssAnon: %d kB", &anon)
-	}
-	if rss == 0 || anon == 0 {
-		t.Fatalf("no memory figures in %s", data)
-	}
-	return rss, anon
 }

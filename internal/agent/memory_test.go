@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/memtest"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
@@ -27,12 +27,7 @@ func TestMemory(t *testing.T) {
 		mostRSS, mostAnon = 50 << 10, 25 << 10 // KiB
 	)
 	dir := t.TempDir()
-	program := filepath.Join(dir, "meta-agent")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "../../cmd/meta-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	program := memtest.Build(t, "../../cmd/meta-agent")
 	api, kubelet := newAPIServer(t), newKubelet(t)
 	for i := range definitions {
 		api.putNAD(fmt.Sprintf("net-%d", i), "intel.com/sriov",
@@ -95,25 +90,9 @@ func TestMemory(t *testing.T) {
 	if asked := api.requests(); len(asked) != pods {
 		t.Errorf("%d requests to the API server for %d pods", len(asked), pods)
 	}
-	rss, anon := memory(t, agent.Process.Pid)
+	rss, anon := memtest.Resident(t, agent.Process.Pid)
 	t.Logf("RSS %d KiB, anonymous %d KiB", rss, anon)
 	if rss > mostRSS || anon > mostAnon {
 		t.Errorf("RSS %d KiB, anonymous %d KiB; at most %d and %d", rss, anon, mostRSS, mostAnon)
 	}
-}
-
-func memory(t *testing.T, pid int) (rss, anon int) {
-	t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(data)) {
-		_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &rss)
-		_, _ = fmt.Sscanf(line, "RssAnon: %d kB", &anon)
-	}
-	if rss == 0 || anon == 0 {
-		t.Fatalf("no memory figures in %s", data)
-	}
-	return rss, anon
 }
