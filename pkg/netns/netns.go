@@ -22,8 +22,8 @@ var ErrGone = errors.New("no such network namespace")
 // nsfsMagic is what statfs(2) says of a namespace file.
 const nsfsMagic = 0x6e736673
 
-// answerTimeout is how long a netlink answer may take. A driver works while the kernel holds the answer back: some need
-// seconds for a VF reset.
+// answerTimeout is how long to wait for a netlink answer. The kernel carries a request out before send returns, however long
+// the driver takes for it, and no timeout cuts that short: the answer is there by then, but for one that got lost.
 const answerTimeout = 30 * time.Second
 
 // A Netns is one open network namespace. It lives at least as long as it is open. It is for one goroutine at a time.
@@ -72,13 +72,17 @@ func Current() (*Netns, error) {
 	return n, nil
 }
 
-// Close gives the namespace back, and closes the socket that Route gave.
+// Close gives the namespace back, and closes the socket that Route gave. To close it again does nothing.
 func (n *Netns) Close() error {
 	var err error
 	if n.route != 0 {
 		err = unix.Close(n.route)
+		n.route = 0 // the number may be another file's from now on
 	}
-	return errors.Join(err, n.file.Close())
+	if closed := n.file.Close(); !errors.Is(closed, fs.ErrClosed) {
+		err = errors.Join(err, closed)
+	}
+	return err
 }
 
 // Path is what the namespace was opened by.
@@ -137,8 +141,9 @@ func onThread(fn func() error) error {
 	return <-done
 }
 
-// Route gives an rtnetlink socket in the namespace, the same every time; it is closed with the Netns. It blocks, for
-// 30 seconds at most. The kernel's own words come with the errors of requests sent over it.
+// Route gives an rtnetlink socket in the namespace, the same every time; it is closed with the Netns. To receive from it
+// takes 30 seconds at most; to send takes as long as the kernel needs to do what is asked. The kernel's own words come with
+// the errors of requests sent over it.
 func (n *Netns) Route() (int, error) {
 	if n.route != 0 {
 		return n.route, nil

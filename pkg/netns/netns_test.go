@@ -146,3 +146,34 @@ func TestDoLeavesNoThread(t *testing.T) {
 		}
 	}
 }
+
+// What was closed is not closed again: the number of its socket may be another file's by then.
+func TestCloseTwice(t *testing.T) {
+	n, err := Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, err := n.Route()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// A stranger gets the number.
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if null != was {
+		if err := unix.Dup3(null, was, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Errorf("the second time: %v", err)
+	}
+	if err := unix.Close(was); err != nil {
+		t.Errorf("the stranger's file: %v", err)
+	}
+}
