@@ -236,8 +236,17 @@ func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
 		r.Baseline.Settings = live
 	}
 	var err error
-	r.Wanted, err = c.cfg.Wanted(r.Baseline.Settings)
-	return r, err
+	if r.Wanted, err = c.cfg.Wanted(r.Baseline.Settings); err != nil {
+		return nil, err
+	}
+	r.Baseline.Settings = undoable(r.Baseline.Settings, r.Wanted)
+	return r, nil
+}
+
+// undoable is a baseline that says to what everything goes back that is to be changed. Some drivers take trust or a spoof
+// check and do not show them: those go back to the safe default, or the next pod would have what this one was given.
+func undoable(baseline, wanted vf.Settings) vf.Settings {
+	return vf.Defaults().Of(wanted).With(baseline)
 }
 
 // refuseUplink keeps a VF that carries the node's own traffic where it is.

@@ -156,6 +156,25 @@ func TestSite(t *testing.T) {
 	}
 }
 
+// A driver that takes trust and does not show it: what an attachment sets goes back to the safe default, and what it leaves
+// alone is left alone.
+func TestUndoable(t *testing.T) {
+	shown := vf.Settings{MAC: new(vf.MAC), VLAN: &vf.VLAN{ID: 7, Proto: vf.Proto8021Q}}
+	wanted := vf.Settings{VLAN: &vf.VLAN{ID: 100, Proto: vf.Proto8021Q}, Trust: new(true), SpoofCheck: new(false)}
+	baseline := undoable(shown, wanted)
+	if d := cmp.Diff(shown.With(vf.Settings{Trust: new(false), SpoofCheck: new(true)}), baseline); d != "" {
+		t.Error(d)
+	}
+	want := vf.Settings{VLAN: shown.VLAN, Trust: new(false), SpoofCheck: new(true)}
+	if d := cmp.Diff(want, vf.Plan(baseline.With(wanted), baseline)); d != "" {
+		t.Errorf("what DEL puts back: %s", d)
+	}
+	// An ADD that was killed: DEL looks, and the driver still does not show it.
+	if d := cmp.Diff(want, vf.Plan(shown.With(vf.Settings{VLAN: wanted.VLAN}), baseline)); d != "" {
+		t.Errorf("what DEL puts back after a kill: %s", d)
+	}
+}
+
 // DEL lets the VF choose its MAC until it has its own back, and leaves an entry alone that was not changed.
 func TestInterimMAC(t *testing.T) {
 	mac, other := vf.MAC{2, 0, 0, 0, 0, 1}, vf.MAC{2, 0, 0, 0, 0, 2}

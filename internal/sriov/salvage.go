@@ -19,28 +19,12 @@ func (d *device) salvage(owner Owner, cause error) (*Record, error) {
 	d.log.Error("the VF's record cannot be read: kept it aside, resetting the VF to safe defaults", "error", cause, "record", path)
 	r := &Record{
 		Boot: d.boot, Phase: Removing, Owner: owner, Identity: d.id, Salvaged: true,
-		Baseline: Baseline{Settings: d.supportedDefaults()},
+		Baseline: Baseline{Settings: vf.Defaults()},
 	}
 	if d.hasNetdev() {
 		r.Baseline.Netdev = &vf.Netdev{} // it has one, of which nothing is known
 	}
 	return r, d.write(r)
-}
-
-// supportedDefaults are the safe defaults, less what the driver does not report: it cannot be set either.
-func (d *device) supportedDefaults() vf.Settings {
-	s := vf.Defaults()
-	live, err := d.host.Read(d.pf, d.id.Index)
-	if err != nil {
-		return s
-	}
-	if live.SpoofCheck == nil {
-		s.SpoofCheck = nil
-	}
-	if live.Trust == nil {
-		s.Trust = nil
-	}
-	return s
 }
 
 // whereabouts is the namespace, other than the host's, that the VF's interface is in; empty if it is at home, or in none

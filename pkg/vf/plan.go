@@ -30,6 +30,18 @@ func (s Settings) With(over Settings) Settings {
 	}
 }
 
+// Of is the part of s that which says something about.
+func (s Settings) Of(which Settings) Settings {
+	return Settings{
+		MAC:        reported(which.MAC, s.MAC),
+		VLAN:       reported(which.VLAN, s.VLAN),
+		Rate:       reported(which.Rate, s.Rate),
+		SpoofCheck: reported(which.SpoofCheck, s.SpoofCheck),
+		LinkState:  reported(which.LinkState, s.LinkState),
+		Trust:      reported(which.Trust, s.Trust),
+	}
+}
+
 // IsEmpty reports whether s says nothing.
 func (s Settings) IsEmpty() bool { return s == Settings{} }
 
@@ -74,14 +86,7 @@ func unsettled(live, want Settings) Settings {
 	if diff.VLAN != nil && live.VLAN != nil && live.VLAN.ID == want.VLAN.ID && live.VLAN.QoS == want.VLAN.QoS && live.VLAN.Proto == Proto8021Q {
 		diff.VLAN = nil
 	}
-	return Settings{
-		MAC:        reported(live.MAC, diff.MAC),
-		VLAN:       reported(live.VLAN, diff.VLAN),
-		Rate:       reported(live.Rate, diff.Rate),
-		SpoofCheck: reported(live.SpoofCheck, diff.SpoofCheck),
-		LinkState:  reported(live.LinkState, diff.LinkState),
-		Trust:      reported(live.Trust, diff.Trust),
-	}
+	return diff.Of(live)
 }
 
 func reported[T any](live, diff *T) *T {
