@@ -240,9 +240,10 @@ func TestNight(t *testing.T) {
 
 	n.run("ip", "link", "set", n.pf, "vf", index, "trust", "on")
 	n.wantState(first, operator.Free, "trust is on, and should be off")
-	n.want("restore "+first.Address.String(), "put back as it was before", "")
+	n.want("restore "+first.Address.String(), "", "whether a pod has the VF is not known") // there is no kubelet
+	n.want("restore --force "+first.Address.String(), "put back as it was before", "")
 	wantBefore("restore of a free VF")
-	n.want("restore "+first.Address.String(), "nothing to do", "")
+	n.want("restore --force "+first.Address.String(), "nothing to do", "")
 
 	n.attach(first)
 	n.want("restore --force "+first.Address.String(), "put back as it was before", "")

@@ -22,7 +22,9 @@ is waited for. Addresses of the VF's last owner are given back to its IPAM plugi
 A VF that is free, and that somebody has changed since, is put back as well.
 
 A VF whose owner is alive is refused: delete the pod instead. --force takes it from the pod all the same, and resets
-one whose record cannot be read to safe defaults (no VLAN, spoof check on, trust off), keeping that record aside.`,
+one whose record cannot be read to safe defaults (no VLAN, spoof check on, trust off), keeping that record aside. So is
+a VF refused that is free by its record while the kubelet does not say what pods have, or whose last owner's addresses
+the IPAM plugin does not take back; --force gives those addresses up.`,
 		Example: `  vfctl restore 0000:02:10.6
   vfctl restore ens2#3
   vfctl restore --force 02:10.6       take it from a pod that runs`,
@@ -37,6 +39,8 @@ one whose record cannot be read to safe defaults (no VLAN, spoof check on, trust
 			switch {
 			case errors.Is(err, sriov.ErrLiving), errors.Is(err, operator.ErrHeld):
 				return fmt.Errorf("%w\ndelete the pod; or take the VF from it with --force", err)
+			case errors.Is(err, operator.ErrUnknown):
+				return fmt.Errorf("%w\nwhen you know that no pod uses it: --force", err)
 			case errors.Is(err, sriov.ErrUnreadable):
 				return fmt.Errorf("%w\n--force sets the record aside and resets the VF to safe defaults", err)
 			case err != nil:
@@ -46,7 +50,7 @@ one whose record cannot be read to safe defaults (no VLAN, spoof check on, trust
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also if a pod has it, or its record cannot be read")
+	cmd.Flags().BoolVar(&force, "force", false, "also if a pod has it or may have it, or its record cannot be read")
 	return cmd
 }
 

@@ -50,6 +50,7 @@ token or key is taken out; --no-logs leaves them out altogether.`,
 	}
 	cmd.Flags().StringVar(&to, "to", "", "a file that ends in .tar.gz, a folder that is not there yet, or - for standard output")
 	cmd.Flags().StringVar(&o.node.LogDir, "log-dir", "", "the folder of sriov's log files (default: as /etc/viaduct/sriov.json says, else /var/log/viaduct)")
+	cmd.Flags().StringVar(&o.node.Namespace, "namespace", "viaduct", "the namespace of the device plugin's and the meta-agent's pods, whose logs are taken")
 	cmd.Flags().StringVar(&o.node.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "the runtime's folder of network configurations")
 	cmd.Flags().BoolVar(&noLogs, "no-logs", false, "leave logs and the kernel's messages out")
 	return cmd

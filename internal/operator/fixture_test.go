@@ -44,6 +44,9 @@ func node(t *testing.T) *operator.Node {
 	tree.Write("etc/viaduct/sriov.json", `{"stateDir": "/run/vfs", "logDir": "/var/log/vf"}`)
 	tree.Write("var/log/vf/sriov.log", "level=ERROR msg=\"ipam failed\" error=\"password="+hidden+"\"\nlevel=INFO msg=attached")
 	tree.Write("var/log/pods/viaduct_device-plugin-x_1/device-plugin/0.log", "started")
+	// Of a tenant, who may call his pod as he likes, and of a container that somebody put beside ours.
+	tree.Write("var/log/pods/tenant_device-plugin-x_2/device-plugin/0.log", hidden)
+	tree.Write("var/log/pods/viaduct_device-plugin-x_1/sidecar/0.log", hidden)
 
 	n := &operator.Node{
 		Root: tree.Root, NodeName: "node7", Log: slog.New(slog.DiscardHandler),

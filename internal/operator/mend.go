@@ -16,31 +16,53 @@ import (
 // ErrCaptured means that a captured tree cannot be mended.
 var ErrCaptured = errors.New("--root is a tree of files, and no node whose VFs could be changed")
 
-// ErrHeld means that a pod has a VF that is free by its record.
-var ErrHeld = errors.New("a pod has the VF")
+// What keeps Restore from a VF that is free by its record, unless it is forced; test with errors.Is.
+var (
+	// ErrHeld means that a pod has it.
+	ErrHeld = errors.New("a pod has the VF")
+	// ErrUnknown means that the kubelet, which would know, does not answer.
+	ErrUnknown = errors.New("whether a pod has the VF is not known")
+)
 
-// Restore puts one VF back: see sriov.Plugin.Restore. Without force it also refuses, with ErrHeld, a VF that has no owner
-// on record and that the kubelet has given to a pod.
+// Restore puts one VF back: see sriov.Plugin.Restore. Without force it also refuses a VF that has no owner on record and
+// that the kubelet has given to a pod, with ErrHeld, or of which the kubelet does not say whether it has, with ErrUnknown.
 func (n *Node) Restore(ctx context.Context, what string, force bool) (pci.Address, sriov.Outcome, error) {
 	if n.captured() {
 		return pci.Address{}, "", ErrCaptured
 	}
-	status, err := n.Look(ctx)
+	l, err := n.look(ctx)
 	if err != nil {
+		return pci.Address{}, "", err
+	}
+	status := l.status()
+	if err := l.inspect.Close(); err != nil {
 		return pci.Address{}, "", err
 	}
 	address, err := status.target(what)
 	if err != nil {
 		return address, "", err
 	}
-	if _, v, _ := status.Find(address.String()); v != nil && v.State == Allocated && !force {
-		return address, "", fmt.Errorf("%s: %w: %s", address, ErrHeld, v.Owner)
+	if _, v, _ := status.Find(address.String()); v != nil && !force {
+		if err := v.mayBeHeld(l.deaf); err != nil {
+			return address, "", fmt.Errorf("%s: %w", address, err)
+		}
 	}
 	outcome, err := n.Plugin().Restore(ctx, address, force)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", address, err)
 	}
 	return address, outcome, err
+}
+
+// mayBeHeld is why a VF that has no owner on record may be a pod's all the same. deaf is why the kubelet does not answer.
+func (v *VF) mayBeHeld(deaf error) error {
+	switch {
+	case v.State == Allocated:
+		return fmt.Errorf("%w: %s", ErrHeld, v.Owner)
+	case v.State == Free && deaf != nil && v.view != nil && v.view.Record != nil: // without a record nothing is done to it
+		return fmt.Errorf("%w: %w", ErrUnknown, deaf)
+	}
+	return nil
 }
 
 // target is the VF that a person means; one that is no more has a record at least.
@@ -162,6 +184,9 @@ func (n *Node) gcVF(ctx context.Context, plugin *sriov.Plugin, key string, dryRu
 		return c
 	}
 	outcome, err := plugin.Restore(ctx, address, false)
+	if errors.Is(err, sriov.ErrLiving) {
+		return nil // somebody uses it whom the record does not name, or it got an owner this moment
+	}
 	c.Outcome = string(outcome)
 	if err != nil {
 		c.Outcome, c.Error = "", err.Error()

@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/viaduct-sriov/viaduct/internal/delegate"
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
@@ -30,6 +32,7 @@ type Node struct {
 	PoolsFile   string // the device plugin's configuration
 	Prefix      string // of resources whose pool names none
 	NodeName    string // <node name>.json beside PoolsFile wins over it
+	Namespace   string // of our own pods
 	KubeletRoot string
 	CNIBinDir   string
 	CNIConfDir  string
@@ -58,9 +61,10 @@ func (n *Node) Find() error {
 	orDefault(&n.CNIBinDir, "/opt/cni/bin")
 	orDefault(&n.KubeletRoot, "/var/lib/kubelet")
 	orDefault(&n.Prefix, "intel.com")
-	stateDir, runDir := n.metaDirs()
-	orDefault(&n.JournalDir, stateDir)
-	orDefault(&n.RunDir, runDir)
+	orDefault(&n.Namespace, "viaduct")
+	meta := n.readMeta()
+	orDefault(&n.JournalDir, meta.StateDir)
+	orDefault(&n.RunDir, meta.RunDir)
 	if n.NodeName == "" {
 		n.NodeName, _ = os.Hostname() // the kubelet's default, too
 	}
@@ -81,28 +85,35 @@ func (n *Node) captured() bool { return filepath.Clean(n.Root) != "/" }
 // path is where a path of the node is for us.
 func (n *Node) path(p string) string { return filepath.Join(n.Root, p) }
 
-// metaDirs are the folders of the meta CNI plugin, as its configuration says.
-func (n *Node) metaDirs() (stateDir, runDir string) {
-	stateDir, runDir = delegate.DefaultDir, delegate.DefaultRunDir
+// A metaConfig is what the meta CNI plugin's configuration says of where its files are, and of its patience.
+type metaConfig struct {
+	Type          string  `json:"type"`
+	StateDir      string  `json:"stateDir"`
+	RunDir        string  `json:"runDir"`
+	BinDir        string  `json:"binDir"`
+	DeviceInfoDir string  `json:"deviceInfoDir"`
+	PluginTimeout float64 `json:"pluginTimeoutSeconds"`
+	LockWait      float64 `json:"lockWaitSeconds"`
+}
+
+// readMeta reads it; what it does not say, or if there is none, is as it is everywhere.
+func (n *Node) readMeta() (c metaConfig) {
 	var list struct {
-		Plugins []struct {
-			Type     string `json:"type"`
-			StateDir string `json:"stateDir"`
-			RunDir   string `json:"runDir"`
-		} `json:"plugins"`
+		Plugins []metaConfig `json:"plugins"`
 	}
 	data, err := readFile(n.path(filepath.Join(n.CNIConfDir, metaConf)))
-	if err != nil || json.Unmarshal(data, &list) != nil {
-		return stateDir, runDir
-	}
-	for _, p := range list.Plugins {
-		if p.Type == "meta-cni" {
-			orDefault(&p.StateDir, stateDir)
-			orDefault(&p.RunDir, runDir)
-			return p.StateDir, p.RunDir
+	if err == nil && json.Unmarshal(data, &list) == nil {
+		for _, p := range list.Plugins {
+			if p.Type == "meta-cni" {
+				c = p
+				break
+			}
 		}
 	}
-	return stateDir, runDir
+	orDefault(&c.StateDir, delegate.DefaultDir)
+	orDefault(&c.RunDir, delegate.DefaultRunDir)
+	orDefault(&c.DeviceInfoDir, devinfo.DefaultRoot)
+	return c
 }
 
 // Plugin is the CNI plugin's code, on this node's records.
@@ -112,11 +123,14 @@ func (n *Node) Plugin() *sriov.Plugin {
 	return p
 }
 
-// Runner is the meta CNI plugin's code, on this node's journals.
+// Runner is the meta CNI plugin's code, on this node's journals, as its configuration has it.
 func (n *Node) Runner() *delegate.Runner {
+	meta := n.readMeta()
+	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 	return &delegate.Runner{
 		Records: delegate.Records(n.path(n.JournalDir)), Running: journal.Store{Dir: n.path(n.RunDir), Version: 1},
-		Path: n.CNIBinDir, Devices: devinfo.Dir{Root: n.path(devinfo.DefaultRoot)}, Stderr: io.Discard, Log: n.Log,
+		Path: strings.Trim(n.CNIBinDir+":"+meta.BinDir, ":"), Devices: devinfo.Dir{Root: n.path(meta.DeviceInfoDir)},
+		Timeout: seconds(meta.PluginTimeout), LockWait: seconds(meta.LockWait), Stderr: io.Discard, Log: n.Log,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -192,6 +193,9 @@ func TestReport(t *testing.T) {
 	for name, content := range files {
 		if strings.Contains(content, hidden) {
 			t.Errorf("%s has a secret:\n%s", name, content)
+		}
+		if strings.HasSuffix(name, ".json") && !strings.HasPrefix(content, "left out: ") && !json.Valid([]byte(content)) {
+			t.Errorf("%s is no JSON:\n%s", name, content)
 		}
 	}
 	for _, want := range []string{

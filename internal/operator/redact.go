@@ -146,6 +146,18 @@ func redactForeign(v any) any {
 	return v
 }
 
+// redactTexts is v as JSON, each of its texts by itself as a log's: the JSON's own signs are no part of a secret.
+func redactTexts(v any) ([]byte, error) {
+	data, err := encode(v)
+	if err != nil {
+		return nil, err
+	}
+	if v, err = decode(data); err != nil {
+		return nil, err
+	}
+	return encode(redactForeign(v))
+}
+
 // redactArgs is for CNI_ARGS: KEY=value;KEY=value.
 func redactArgs(args string) string {
 	parts := strings.Split(args, ";")

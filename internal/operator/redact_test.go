@@ -60,6 +60,23 @@ func TestRedactText(t *testing.T) {
 	}
 }
 
+// Texts are looked at one by one: what stands between them in JSON is no part of any.
+func TestRedactTexts(t *testing.T) {
+	notes := []string{"it wants a token:", "vlan 5", `IPAM said {"token": "hunter2"}`, `password="a, b"`}
+	got, err := redactTexts(&Status{Notes: notes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s Status
+	if err := json.Unmarshal(got, &s); err != nil {
+		t.Fatalf("%v in %s", err, got)
+	}
+	want := []string{notes[0], notes[1], `IPAM said {"token": (removed)}`, `password=(removed)`}
+	if d := cmp.Diff(want, s.Notes); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestRedactArgs(t *testing.T) {
 	got := redactArgs("IgnoreUnknown=1;K8S_POD_NAME=a;TOKEN=s=t;MAC=02:00:00:00:00:01;x")
 	if want := "IgnoreUnknown=1;K8S_POD_NAME=a;TOKEN=(removed);MAC=02:00:00:00:00:01;x"; got != want {

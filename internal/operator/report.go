@@ -100,8 +100,10 @@ func (r *reporter) devices(ctx context.Context) (drivers, words []string) {
 	var text bytes.Buffer
 	r.miss("list.txt", status.Print(&text))
 	r.file("list.txt", redactText(text.Bytes()))
-	if data, err := encode(status); err == nil {
-		r.file("list.json", redactText(data))
+	if data, err := redactTexts(status); err == nil {
+		r.file("list.json", data)
+	} else {
+		r.miss("list.json", err)
 	}
 	if data, err := encode(l.snapshot.Devices()); err == nil {
 		r.file("devices.json", data)
@@ -240,9 +242,12 @@ func (r *reporter) json(file string, data []byte, known map[string]bool) {
 
 func (r *reporter) logs() {
 	var files []string
-	for _, pattern := range []string{
-		filepath.Join(r.n.LogDir, "*"), "/var/log/pods/*_device-plugin-*/*/*.log", "/var/log/pods/*_meta-agent-*/*/*.log",
-	} {
+	patterns := []string{filepath.Join(r.n.LogDir, "*")}
+	for _, name := range []string{"device-plugin", "meta-agent"} {
+		// <namespace>_<pod>_<uid>/<container>/: in another namespace anybody may call a pod so.
+		patterns = append(patterns, filepath.Join("/var/log/pods", r.n.Namespace+"_"+name+"-*", name, "*.log"))
+	}
+	for _, pattern := range patterns {
 		found, _ := filepath.Glob(r.n.path(pattern))
 		files = append(files, found...)
 	}

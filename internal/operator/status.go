@@ -105,6 +105,7 @@ type look struct {
 	pods     map[string]*delegate.Record // by container id
 	device   map[string]*delegate.Record // by device id
 	inspect  *sriov.Inspector
+	deaf     error // why the kubelet does not say what pods have; nil: it does
 	notes    []string
 }
 
@@ -141,8 +142,8 @@ func (n *Node) look(ctx context.Context) (*look, error) {
 	}
 	l.readJournals()
 	if !n.captured() {
-		if l.kubelet, err = n.askKubelet(ctx); err != nil {
-			l.notes = append(l.notes, err.Error())
+		if l.kubelet, l.deaf = n.askKubelet(ctx); l.deaf != nil {
+			l.notes = append(l.notes, l.deaf.Error())
 		}
 	}
 	if err := l.assign(); err != nil {

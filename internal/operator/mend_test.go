@@ -1,0 +1,103 @@
+package operator
+
+import (
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/sriov"
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
+	"github.com/viaduct-sriov/viaduct/pkg/pci"
+	"github.com/viaduct-sriov/viaduct/pkg/pci/pcitest"
+)
+
+// A VF that is free by its record may be a pod's whose network is none of ours: only the kubelet knows.
+func TestMayBeHeld(t *testing.T) {
+	deaf := errors.New("no socket")
+	known := &sriov.View{Record: &sriov.Record{Phase: sriov.Free}}
+	tests := map[string]struct {
+		vf   VF
+		deaf error
+		want error
+	}{
+		"free":                        {VF{State: Free, view: known}, nil, nil},
+		"free, and nobody knows":      {VF{State: Free, view: known}, deaf, ErrUnknown},
+		"no record, and nobody knows": {VF{State: Free, view: &sriov.View{}}, deaf, nil},
+		"a pod's":                     {VF{State: Allocated, Owner: &Owner{Pod: "p"}, view: known}, nil, ErrHeld},
+		"left, and nobody knows":      {VF{State: Left, view: known}, deaf, nil},
+	}
+	for name, tt := range tests {
+		if err := tt.vf.mayBeHeld(tt.deaf); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+			t.Errorf("%s: %v, want %v", name, err, tt.want)
+		}
+	}
+}
+
+// A VF that somebody uses is nothing that gc could not do.
+func TestGCLeavesTheLiving(t *testing.T) {
+	tree := pcitest.New(t)
+	tree.AddIGB("02", "ens2", 4, 0)
+	tree.Write("proc/sys/kernel/random/boot_id", "now")
+	own, err := netns.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	id, err := own.ID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{Root: tree.Root, StateDir: "/run/vfs", Log: slog.New(slog.DiscardHandler)}
+	p := n.Plugin()
+	const key = "0000:02:10.0"
+	r := &sriov.Record{
+		Boot: "before", Phase: sriov.Attached, Owner: sriov.Owner{ContainerID: "c", IfName: "net1"},
+		Netns: sriov.Place{Path: "/proc/thread-self/ns/net", ID: id}, Identity: sriov.Identity{PF: pci.Address{Bus: 2}},
+	}
+	if err := p.Records.Write(key, r); err != nil {
+		t.Fatal(err)
+	}
+	if c := n.gcVF(t.Context(), p, key, false); c != nil {
+		t.Errorf("its owner lives: %+v", c)
+	}
+	r.Netns.Path = "/run/netns/none"
+	if err := p.Records.Write(key, r); err != nil {
+		t.Fatal(err)
+	}
+	if c := n.gcVF(t.Context(), p, key, false); c == nil || c.Error != "" || c.Outcome != string(sriov.Gone) {
+		t.Errorf("its owner is gone: %+v", c)
+	}
+}
+
+// What the meta CNI plugin is told in its configuration counts for its work in vfctl, too.
+func TestRunnerIsConfigured(t *testing.T) {
+	tree := pcitest.New(t)
+	n := &Node{Root: tree.Root, Log: slog.New(slog.DiscardHandler)}
+	type told struct {
+		Records, Running, Path, Devices string
+		Timeout, LockWait               time.Duration
+	}
+	look := func() told {
+		t.Helper()
+		if err := n.Find(); err != nil {
+			t.Fatal(err)
+		}
+		r := n.Runner()
+		return told{r.Records.Dir, r.Running.Dir, r.Path, r.Devices.Root, r.Timeout, r.LockWait}
+	}
+	at := func(path string) string { return n.path(path) }
+	want := told{Records: at("/var/lib/viaduct/pods"), Running: at("/run/viaduct/pods"), Path: "/opt/cni/bin", Devices: at("/var/run/k8s.cni.cncf.io/devinfo")}
+	if d := cmp.Diff(want, look()); d != "" {
+		t.Errorf("without a configuration: %s", d)
+	}
+	tree.Write("etc/cni/net.d/00-viaduct.conflist", `{"plugins": [{"type": "meta-cni", "stateDir": "/s", "runDir": "/r", "binDir": "/b",
+		"deviceInfoDir": "/d", "pluginTimeoutSeconds": 1.5, "lockWaitSeconds": 3}]}`)
+	*n = Node{Root: tree.Root, Log: n.Log}
+	want = told{at("/s"), at("/r"), "/opt/cni/bin:/b", at("/d"), 1500 * time.Millisecond, 3 * time.Second}
+	if d := cmp.Diff(want, look()); d != "" {
+		t.Errorf("with one: %s", d)
+	}
+}
