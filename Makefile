@@ -35,14 +35,12 @@ help: ## list the targets
 demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from nothing; KEEP=1 leaves the cluster up with a shell
 	bin/cluster run --vfs 0 --image bin/image.tar -- bin/demo $(if $(KEEP),--keep)
 
+# In VMs much is waited for: the lab's tests and the cluster's run at once, once what both need is built.
 .PHONY: test
 test: ## every test there is
-	@for part in unit lab cluster; do \
-		start=$$SECONDS; \
-		echo "== make test-$$part"; \
-		$(MAKE) test-$$part || { echo "== make test-$$part FAILED after $$((SECONDS - start)) s"; exit 1; }; \
-		echo "== make test-$$part passed, $$((SECONDS - start)) s"; \
-	done
+	hack/stages test-unit
+	$(MAKE) image tools bin/cni-plugins
+	VMS=1 hack/stages test-lab test-cluster
 
 ## building
 
@@ -77,11 +75,13 @@ test-unit: setup-go ## tests that need no VM, with the race detector (which need
 	hack/setup gcc nft
 	GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) -timeout 30m ./...
 
-# Two VMs at a time: tests wait much, for the kernel and for each other.
+# How many VMs the lab's tests have at a time: they wait much, for the kernel and for each other.
+VMS ?= 2
+
 .PHONY: test-lab
 test-lab: build bin/lab bin/cni-plugins ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers
 	@[ -n "$(call tagged,lab)" ] || { echo "no package has lab tests: that cannot be right"; exit 1; }
-	go test -tags lab -p 2 -count=$(COUNT) -timeout 60m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
+	go test -tags lab -p $(VMS) -count=$(COUNT) -timeout 60m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
 
 .PHONY: test-cluster
 test-cluster: image bin/cluster ## tests on a real kubelet, containerd and API server in that VM

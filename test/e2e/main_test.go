@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -32,7 +33,10 @@ const (
 )
 
 // client is the cluster's, with all rights.
-var client kubernetes.Interface
+var (
+	client kubernetes.Interface
+	config *rest.Config
+)
 
 func TestMain(m *testing.M) {
 	if err := deploy(context.Background()); err != nil {
@@ -44,7 +48,8 @@ func TestMain(m *testing.M) {
 
 // deploy applies conf/ as a user would, and waits until the node offers its VFs and the meta CNI is what containerd calls.
 func deploy(ctx context.Context) error {
-	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	var err error
+	config, err = clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
 		return fmt.Errorf("find the cluster (bin/cluster run starts one): %w", err)
 	}

@@ -3,11 +3,12 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os/exec"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/util/exec"
 )
 
 const (
@@ -101,11 +105,20 @@ func (p pod) running(t *testing.T) {
 	})
 }
 
-// exec runs a command in the pod and returns what it prints.
+// exec runs a command in the pod and returns what it prints. Its error holds what it says about it.
 func (p pod) exec(ctx context.Context, argv ...string) (string, error) {
-	args := append([]string{"exec", "--namespace", namespace, p.name, "--"}, argv...)
-	out, err := output(ctx, "kubectl", args...)
-	return strings.TrimSpace(out), err
+	url := client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(p.name).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Command: argv, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	executor, err := remotecommand.NewWebSocketExecutor(config, http.MethodGet, url.String())
+	if err != nil {
+		return "", err
+	}
+	var stdout, stderr bytes.Buffer
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr})
+	if err != nil {
+		err = fmt.Errorf("%q in pod %s: %w: %s", argv, p.name, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return strings.TrimSpace(stdout.String()), err
 }
 
 // devices are the PCI addresses of the pod's VFs, as its environment has them.
@@ -180,8 +193,7 @@ func (p pod) events(ctx context.Context) []string {
 // pings reports whether the pod reaches addr through its link.
 func (p pod) pings(ctx context.Context, link, addr string) error {
 	_, err := p.exec(ctx, "ping", "-c", "1", "-W", "3", "-I", link, addr)
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	if _, ok := errors.AsType[exec.CodeExitError](err); err != nil && !ok {
 		return err
 	}
 	if err != nil {
