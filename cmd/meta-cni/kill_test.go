@@ -20,7 +20,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/tracetest"
 )
 
-// helper builds what is started a thousand times here, once.
+// helper builds the tracer's launcher, once: it is started a thousand times here.
 var helper = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(filepath.Dir(binary), "helper")
 	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", path, "./testdata/helper")
@@ -35,19 +35,6 @@ var helper = sync.OnceValues(func() (string, error) {
 func killNode(t *testing.T) *node {
 	t.Helper()
 	n := newNode(t)
-	launcher, err := helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"rec-a", "rec-b", "rec-c"} {
-		path := filepath.Join(n.bin, name)
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(launcher, path); err != nil {
-			t.Fatal(err)
-		}
-	}
 	n.annotations = `{"k8s.v1.cni.cncf.io/networks":"one"}`
 	(&agent{plan: &network.Plan{Attachments: []network.Attachment{
 		{Name: "shop/one", IfName: "net1", Config: json.RawMessage(n.chain("one", "1.0.0", "rec-b", "rec-c"))},

@@ -147,12 +147,12 @@ func (w *StatusWriter) publish(ctx context.Context, key string) error {
 	return err
 }
 
-func (w *StatusWriter) read(key string) (r delegate.Record, written time.Time, err error) {
+func (w *StatusWriter) read(key string) (r *delegate.Record, written time.Time, err error) {
 	info, err := os.Stat(filepath.Join(w.Dir, key+".json"))
 	if err != nil {
-		return r, written, fmt.Errorf("look at record %s: %w", key, err)
+		return nil, written, fmt.Errorf("look at record %s: %w", key, err)
 	}
-	err = delegate.Records(w.Dir).Read(key, &r)
+	r, err = delegate.Read(delegate.Records(w.Dir), key)
 	return r, info.ModTime(), err
 }
 

@@ -104,7 +104,6 @@ func TestDelWithoutARecord(t *testing.T) {
 func TestDelWithABrokenRecord(t *testing.T) {
 	for name, content := range map[string]string{
 		"truncated": `{"version":1,"record":{"containerID":"c1","attach`,
-		"empty":     ``,
 		"zeroes":    "\x00\x00\x00\x00",
 		"foreign":   `["somebody else's"]`,
 		"future":    `{"version":2,"record":{"containerID":"c1"}}`,
@@ -268,6 +267,52 @@ func TestDelAfterAPowerCut(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tc.want, n.trace()); diff != "" {
+				t.Errorf("calls: -want +got:\n%s", diff)
+			}
+			if left := n.left(); left != nil {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// The record of a pod with the default network alone is never synced: a power cut leaves an empty file. No person can make
+// anything of it, and DEL can do without. Whoever comes first removes it.
+func TestARecordThatAPowerCutEmptied(t *testing.T) {
+	for by, tc := range map[string]struct {
+		do    func(*node) error
+		calls []string
+	}{
+		"DEL": {
+			func(n *node) error { return n.Del(n.t.Context(), n.sandbox("c1"), n.attachments()[0]) },
+			[]string{"DEL rec-a eth0"},
+		},
+		"ADD, DEL": {
+			func(n *node) error {
+				_, err := n.Add(n.t.Context(), n.sandbox("c1"), planned(n.attachments()))
+				return errors.Join(err, n.Del(n.t.Context(), n.sandbox("c1"), network.Attachment{}))
+			},
+			[]string{"ADD rec-a eth0", "DEL rec-a eth0"},
+		},
+		"GC":          {func(n *node) error { return n.GC(n.t.Context(), n.attachments()[0], nil) }, nil},
+		"a sweep":     {func(n *node) error { _, err := n.SweepNow(n.t.Context(), time.Minute, ""); return err }, nil},
+		"an operator": {func(n *node) error { _, err := n.CollectDead(n.t.Context(), "c1"); return err }, nil},
+	} {
+		t.Run(by, func(t *testing.T) {
+			n := newNode(t)
+			if err := os.MkdirAll(n.Records.Dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(n.Records.Dir, "c1.json"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if all, err := n.List(); len(all) != 0 || err != nil {
+				t.Errorf("an operator sees %v, %v", all, err)
+			}
+			if err := tc.do(n); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.calls, n.trace()); diff != "" {
 				t.Errorf("calls: -want +got:\n%s", diff)
 			}
 			if left := n.left(); left != nil {

@@ -48,13 +48,11 @@ func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.G
 // collect tears down the record of key if it is dead. It returns the record if something of it may still be in use.
 func (r *Runner) collect(ctx context.Context, key string, dead func(*Record) bool) (*Record, error) {
 	rec, err := r.load(key)
-	if errors.Is(err, journal.ErrNotExist) {
-		return nil, nil //nolint:nilnil // its DEL came first
-	}
-	if err != nil {
+	none := errors.Is(err, journal.ErrNotExist)
+	if err != nil && !none {
 		return nil, err
 	}
-	if !dead(rec) {
+	if !none && !dead(rec) {
 		return rec, nil
 	}
 	now, cancel := context.WithCancel(ctx)
@@ -70,7 +68,7 @@ func (r *Runner) collect(ctx context.Context, key string, dead func(*Record) boo
 	// It may have changed until the lock was ours.
 	rec, err = r.load(key)
 	if errors.Is(err, journal.ErrNotExist) {
-		return nil, nil //nolint:nilnil // its DEL came first
+		return nil, r.Records.Remove(key) // its DEL came first; or it is one that a power cut has left empty
 	}
 	if err != nil || !dead(rec) {
 		return rec, err

@@ -23,13 +23,12 @@ func (r *Runner) List() ([]Sandboxed, error) {
 	}
 	all := make([]Sandboxed, 0, len(keys))
 	for _, key := range keys {
-		var rec Record
-		switch err := r.Records.Read(key, &rec); {
+		switch rec, err := Read(r.Records, key); {
 		case errors.Is(err, journal.ErrNotExist): // its DEL came first
 		case err != nil:
 			all = append(all, Sandboxed{Key: key, Err: err})
 		default:
-			all = append(all, Sandboxed{Key: key, Record: &rec, Alive: rec.alive()})
+			all = append(all, Sandboxed{Key: key, Record: rec, Alive: rec.alive()})
 		}
 	}
 	return all, nil

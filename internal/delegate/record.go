@@ -95,17 +95,32 @@ func (r *Record) outlivesBoot() bool {
 // HasExtra reports whether the pod has networks beside its default one.
 func (r *Record) HasExtra() bool { return len(r.Attachments) > 1 }
 
-// load reads the container's record. One that is not this container's, or that cannot be carried out, is corrupt: the error
-// wraps journal.ErrCorrupt. Others are those of Store.Read.
-func (r *Runner) load(containerID string) (*Record, error) {
+// Read reads the record of key from the store that Records made. One that a power cut has left empty had not been synced,
+// so its sandbox owes nothing that DEL needs it for: there is none, and the error wraps journal.ErrNotExist. Others are those
+// of Store.Read.
+func Read(records journal.Store, key string) (*Record, error) {
 	var rec Record
-	if err := r.Records.Read(containerID, &rec); err != nil {
+	err := records.Read(key, &rec)
+	if errors.Is(err, journal.ErrEmpty) {
+		return nil, fmt.Errorf("%w of container %s: its file is empty, a power cut came before it was synced", journal.ErrNotExist, key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &rec, nil
+}
+
+// load reads the container's record. One that is not this container's, or that cannot be carried out, is corrupt: the error
+// wraps journal.ErrCorrupt. Others are those of Read.
+func (r *Runner) load(containerID string) (*Record, error) {
+	rec, err := Read(r.Records, containerID)
+	if err != nil {
 		return nil, err
 	}
 	if err := rec.check(containerID); err != nil {
 		return nil, fmt.Errorf("%w of container %s: %w", journal.ErrCorrupt, containerID, err)
 	}
-	return &rec, nil
+	return rec, nil
 }
 
 func (r *Record) check(containerID string) error {

@@ -74,8 +74,7 @@ func (r *Runner) lock(ctx context.Context, containerID string) (release func(), 
 // release removes the lock's file unless there is a record that it belongs to: container ids never come again.
 func (r *Runner) release(l *journal.Lock, containerID string) {
 	err := r.Running.Remove(containerID)
-	var rec json.RawMessage
-	if errors.Is(r.Records.Read(containerID, &rec), journal.ErrNotExist) {
+	if _, none := Read(r.Records, containerID); errors.Is(none, journal.ErrNotExist) {
 		err = errors.Join(err, l.UnlockAndRemove())
 	} else {
 		err = errors.Join(err, l.Unlock())

@@ -30,6 +30,9 @@ var (
 	ErrNotExist = errors.New("no such record")
 	// ErrCorrupt means that the file is there but is no record: truncated, not JSON, or of another shape.
 	ErrCorrupt = errors.New("corrupt record")
+	// ErrEmpty means that the file has no bytes: all that a power cut leaves of a record that was never synced. Nothing else
+	// does, as every record is renamed to its place when it is whole. It is an ErrCorrupt, too.
+	ErrEmpty = errors.New("it is empty")
 	// ErrVersion means that another version of this program wrote the record. It is refused, not guessed.
 	ErrVersion = errors.New("record of an unknown version")
 	// ErrKey means that the key cannot be a file name.
@@ -113,6 +116,9 @@ func (s Store) Read(key string, v any) error {
 
 // Parse decodes the contents of a record's file into v; path is for the error, which wraps ErrCorrupt or ErrVersion.
 func (s Store) Parse(path string, data []byte, v any) error {
+	if len(data) == 0 {
+		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, ErrEmpty)
+	}
 	var env envelope
 	if err := json.Unmarshal(data, &env); err != nil {
 		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
