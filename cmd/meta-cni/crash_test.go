@@ -162,6 +162,13 @@ func TestKilledAtAnyPoint(t *testing.T) {
 
 // A plugin dies with the stub, and so does not act beside the DEL that follows.
 func TestPluginsDieWithTheStub(t *testing.T) {
+	for _, by := range []unix.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGINT} {
+		t.Run(by.String(), func(t *testing.T) { diesWithTheStub(t, by) })
+	}
+}
+
+func diesWithTheStub(t *testing.T, by unix.Signal) {
+	t.Helper()
 	n := newNode(t)
 	n.def = n.chain("pods", "1.0.0", `rec-a "do":{"ADD":["child","hang"]}`)
 	cmd := n.command("ADD")
@@ -171,7 +178,7 @@ func TestPluginsDieWithTheStub(t *testing.T) {
 	child := filepath.Join(n.effects, n.id+"-eth0-rec-a.child")
 	eventually(t, "the plugin's child", func() bool { _, err := os.Stat(child); return err == nil })
 	plugin := delegatetest.Calls(t, n.journal)[0].PID
-	if err := cmd.Process.Kill(); err != nil {
+	if err := cmd.Process.Signal(by); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // killed
@@ -186,24 +193,6 @@ func TestPluginsDieWithTheStub(t *testing.T) {
 func zombie(pid int) bool {
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	return err != nil || len(env) == 0
-}
-
-// A stub that is told to stop undoes what it has begun.
-func TestStopped(t *testing.T) {
-	n := newNode(t)
-	n.def = n.chain("pods", "1.0.0", `rec-a "do":{"ADD":["hang"]}`)
-	cmd := n.command("ADD")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the plugin to act", func() bool { return len(n.trace()) > 0 })
-	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err == nil {
-		t.Error("ADD succeeded")
-	}
-	n.settled()
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {

@@ -3,19 +3,18 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"runtime/debug"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
-	"golang.org/x/sys/unix"
 )
 
+// It listens for no signal. One that ends it ends its plugins, too, and leaves a record by which the next call undoes what
+// they did; listening would cost each call three threads.
 func main() {
 	if err := run(); err != nil {
 		if perr := err.Print(); perr != nil {
@@ -26,21 +25,11 @@ func main() {
 }
 
 func run() *types.Error {
+	// Standard output carries the result alone.
+	p := plugin{log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	return skel.PluginMainFuncsWithError(skel.CNIFuncs{
-		Add: stoppable(plugin.add), Del: stoppable(plugin.del), Check: stoppable(plugin.check),
-		Status: stoppable(plugin.status), GC: stoppable(plugin.gc),
+		Add: p.add, Del: p.del, Check: p.check, Status: p.status, GC: p.gc,
 	}, version.All, "Viaduct meta CNI plugin "+buildVersion())
-}
-
-// stoppable makes a verb of call. A call that is told to stop undoes what it has begun; one that is killed leaves that to
-// the next call. Listening for signals takes threads, so it begins no sooner.
-func stoppable(call func(plugin, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
-	return func(args *skel.CmdArgs) error {
-		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-		defer stop()
-		// Standard output carries the result alone.
-		return call(plugin{ctx: ctx, log: slog.New(slog.NewTextHandler(os.Stderr, nil))}, args)
-	}
 }
 
 func buildVersion() string {

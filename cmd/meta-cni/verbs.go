@@ -26,7 +26,6 @@ const statusTimeout = 5 * time.Second
 
 // plugin is one call of meta-cni.
 type plugin struct {
-	ctx context.Context //nolint:containedctx // skel's callbacks take none
 	log *slog.Logger
 }
 
@@ -62,8 +61,8 @@ func (p plugin) add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	r, client := p.runner(c, args), agentapi.Client{Socket: c.AgentSocket}
-	rec, err := r.Add(p.ctx, sandbox(args, pod), func(ctx context.Context) ([]network.Attachment, error) {
+	ctx, r, client := context.Background(), p.runner(c, args), agentapi.Client{Socket: c.AgentSocket}
+	rec, err := r.Add(ctx, sandbox(args, pod), func(ctx context.Context) ([]network.Attachment, error) {
 		return plan(ctx, c, client, args.ContainerID, pod)
 	})
 	if err != nil {
@@ -74,9 +73,9 @@ func (p plugin) add(args *skel.CmdArgs) error {
 		return delegate.CNIError(pod, err)
 	}
 	if rec.HasExtra() {
-		p.report(client, rec)
+		p.report(ctx, client, rec)
 	}
-	r.Sweep(p.ctx)
+	r.Sweep(ctx)
 	return types.PrintResult(result, c.CNIVersion)
 }
 
@@ -111,10 +110,10 @@ func plan(
 }
 
 // report hands network-status to the agent before the pod starts. The agent finds the record if it cannot have it now.
-func (p plugin) report(client agentapi.Client, rec *delegate.Record) {
+func (p plugin) report(ctx context.Context, client agentapi.Client, rec *delegate.Record) {
 	status, err := rec.NetworkStatus()
 	if err == nil {
-		err = client.Report(p.ctx, agentapi.Report{Pod: rec.Pod, Status: status})
+		err = client.Report(ctx, agentapi.Report{Pod: rec.Pod, Status: status})
 	}
 	if err != nil {
 		p.log.Warn("network-status will be late", "pod", rec.Pod.Namespace+"/"+rec.Pod.Name, "error", err)
@@ -128,7 +127,7 @@ func (p plugin) del(args *skel.CmdArgs) error {
 		return delegate.DelError(pod, err)
 	}
 	def, missing := c.defaultNetwork() // it matters only for a sandbox without a record
-	if err := p.runner(c, args).Del(p.ctx, sandbox(args, pod), def); err != nil {
+	if err := p.runner(c, args).Del(context.Background(), sandbox(args, pod), def); err != nil {
 		return delegate.DelError(pod, errors.Join(missing, err))
 	}
 	return nil
@@ -143,7 +142,7 @@ func (p plugin) check(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	if err := p.runner(c, args).Check(p.ctx, sandbox(args, pod)); err != nil {
+	if err := p.runner(c, args).Check(context.Background(), sandbox(args, pod)); err != nil {
 		return delegate.CNIError(pod, err)
 	}
 	return nil
@@ -161,7 +160,7 @@ func (p plugin) status(args *skel.CmdArgs) error {
 	}
 	r := p.runner(c, args)
 	r.Timeout = statusTimeout
-	if err := r.Status(p.ctx, def.Config); err != nil {
+	if err := r.Status(context.Background(), def.Config); err != nil {
 		return delegate.CNIError(network.Pod{}, err)
 	}
 	return nil
@@ -175,13 +174,13 @@ func (p plugin) gc(args *skel.CmdArgs) error {
 	r := p.runner(c, args)
 	if c.ValidAttachments == nil {
 		// A list that is missing is no list of none: only what is surely dead goes.
-		_, err = r.SweepNow(p.ctx, time.Minute, "")
+		_, err = r.SweepNow(context.Background(), time.Minute, "")
 	} else {
 		var def network.Attachment
 		if def, err = c.defaultNetwork(); err != nil {
 			return err
 		}
-		err = r.GC(p.ctx, def, c.ValidAttachments)
+		err = r.GC(context.Background(), def, c.ValidAttachments)
 	}
 	if err != nil {
 		return delegate.CNIError(network.Pod{}, err)

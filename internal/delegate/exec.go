@@ -8,11 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -26,8 +25,6 @@ const (
 
 	maxStdout = 1 << 20
 	maxStderr = 16 << 10
-	// pipeWait is how long a plugin's output may stay open after it exited: a child of it may hold it.
-	pipeWait = 2 * time.Second
 	// busyWait is how long to try a binary that somebody is writing (ETXTBSY), as installers that copy in place do.
 	busyWait = 5 * time.Second
 )
@@ -59,7 +56,7 @@ func (e *PluginError) Error() string {
 		}
 	}
 	// "exit status 1" adds nothing to a plugin's own message.
-	if exit := (*exec.ExitError)(nil); e.Err != nil && (e.Msg == "" || !errors.As(e.Err, &exit)) {
+	if exit := exitError(0); e.Err != nil && (e.Msg == "" || !errors.As(e.Err, &exit)) {
 		parts = append(parts, e.Err.Error())
 	}
 	if s := strings.TrimSpace(e.Stderr); s != "" {
@@ -88,8 +85,6 @@ func (r *Runner) exec(ctx context.Context, c call) ([]byte, error) {
 		fail.Code, fail.Err = types.ErrInvalidNetworkConfig, err
 		return nil, fail
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, orDefault(r.Timeout, DefaultTimeout), errTimeout)
-	defer cancel()
 	stdout, stderr := &limited{max: maxStdout}, &tail{max: maxStderr}
 	err = r.start(ctx, c, path, stdout, stderr)
 	if stdout.over {
@@ -126,28 +121,24 @@ func (e *PluginError) explain(stdout []byte) {
 func (r *Runner) start(ctx context.Context, c call, path string, stdout, stderr io.Writer) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd, stdin, err := spawn(ctx, path, environ(c.env), stdout, stderr)
+	plugin, err := startFree(ctx, path, environ(c.env))
 	if err != nil {
-		return err
+		return fmt.Errorf("start it: %w", err)
 	}
+	defer plugin.close()
+	defer context.AfterFunc(ctx, plugin.kill)()
+	until := time.Now().Add(orDefault(r.Timeout, DefaultTimeout))
 	// A plugin can do nothing before it has read its configuration: it is on record by then.
-	p, err := newProcess(cmd.Process.Pid)
+	p, err := newProcess(plugin.pid)
 	if err == nil && c.containerID != "" {
 		err = r.Running.Write(c.containerID, p)
 	}
 	if err != nil {
-		return errors.Join(err, stdin.Close(), kill(cmd), cmd.Wait())
+		plugin.kill()
+		return errors.Join(err, plugin.talk(nil, until, io.Discard, io.Discard))
 	}
-	// A plugin may end without having read it all. One that does not read is killed when its time is over, and its output
-	// has been read since it started: this write ends, and needs no goroutine.
-	_, _ = stdin.Write(c.stdin)
-	_ = stdin.Close()
-	err = cmd.Wait()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		err = nil // it exited well; a child of it still holds its output
-	}
-	if err == nil {
-		return nil
+	if err = plugin.talk(c.stdin, until, stdout, stderr); err == nil {
+		return nil // a child of it may still hold its output
 	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
@@ -155,34 +146,14 @@ func (r *Runner) start(ctx context.Context, c call, path string, stdout, stderr 
 	return errors.Join(err, p.end(context.WithoutCancel(ctx), c.containerID))
 }
 
-func spawn(ctx context.Context, path string, env []string, stdout, stderr io.Writer) (*exec.Cmd, io.WriteCloser, error) {
-	for began := time.Now(); ; {
-		cmd := exec.CommandContext(ctx, path)
-		cmd.Env, cmd.Stdout, cmd.Stderr = env, stdout, stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-		cmd.Cancel = func() error { return kill(cmd) }
-		cmd.WaitDelay = pipeWait
-		stdin, err := cmd.StdinPipe()
-		if err != nil {
-			return nil, nil, fmt.Errorf("make its standard input: %w", err)
-		}
-		err = cmd.Start()
-		if err == nil {
-			return cmd, stdin, nil
-		}
+// startFree waits a little for a program that somebody is writing.
+func startFree(ctx context.Context, path string, env []string) (*child, error) {
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		c, err := spawn(path, env)
 		if !errors.Is(err, unix.ETXTBSY) || time.Since(began) > busyWait || ctx.Err() != nil {
-			return nil, nil, fmt.Errorf("start it: %w", err)
+			return c, err
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
-}
-
-// kill ends the plugin and what it has started.
-func kill(cmd *exec.Cmd) error {
-	if err := unix.Kill(-cmd.Process.Pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-		return err
-	}
-	return nil
 }
 
 // findAll refuses a chain with a plugin that is not there, before any of it runs. Its DEL would fail as well, for ever, and
@@ -213,18 +184,19 @@ func (r *Runner) find(plugin string) (string, error) {
 	return "", fmt.Errorf("there is no such plugin in CNI_PATH (%s): install it, or correct the network's configuration", r.Path)
 }
 
-// environ is this process's environment with the CNI variables of this call: what the runtime would give the plugin.
+// variables are CNI's own in a plugin's environment.
+var variables = []string{"CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"}
+
+// environ is this process's environment with the CNI variables of this call alone, each once: what the runtime would give the
+// plugin. One that is not set is empty.
 func environ(set map[string]string) []string {
 	var env []string
 	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		if _, ok := set[name]; !ok {
+		if name, _, _ := strings.Cut(kv, "="); !slices.Contains(variables, name) {
 			env = append(env, kv)
 		}
 	}
-	for _, name := range []string{
-		"CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH",
-	} {
+	for _, name := range variables {
 		env = append(env, name+"="+set[name])
 	}
 	return env

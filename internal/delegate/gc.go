@@ -55,9 +55,7 @@ func (r *Runner) collect(ctx context.Context, key string, dead func(*Record) boo
 	if !none && !dead(rec) {
 		return rec, nil
 	}
-	now, cancel := context.WithCancel(ctx)
-	cancel()
-	l, err := r.Records.Lock(now, key)
+	l, err := r.Records.TryLock(key)
 	if errors.Is(err, journal.ErrLocked) {
 		return rec, nil
 	}
@@ -163,9 +161,7 @@ type sweepRecord struct {
 func (r *Runner) sweep(ctx context.Context) error {
 	const key = "sweep"
 	store := journal.Store{Dir: filepath.Join(r.Running.Dir, "sweep"), Version: 1}
-	now, cancel := context.WithCancel(ctx)
-	cancel()
-	l, err := store.Lock(now, key)
+	l, err := store.TryLock(key)
 	if errors.Is(err, journal.ErrLocked) {
 		return nil
 	}

@@ -61,10 +61,13 @@ func (sb Sandbox) check() error {
 
 // lock keeps every other call on the container away until release.
 func (r *Runner) lock(ctx context.Context, containerID string) (release func(), err error) {
-	wait := orDefault(r.LockWait, DefaultLockWait)
-	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("another call on this container did not end in %v", wait))
-	defer cancel()
-	l, err := r.Records.Lock(ctx, containerID)
+	l, err := r.Records.TryLock(containerID)
+	if errors.Is(err, journal.ErrLocked) {
+		wait := orDefault(r.LockWait, DefaultLockWait)
+		waiting, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("another call on this container did not end in %v", wait))
+		defer cancel()
+		l, err = r.Records.Lock(waiting, containerID)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -74,10 +77,10 @@ func (r *Runner) lock(ctx context.Context, containerID string) (release func(), 
 // release removes the lock's file unless there is a record that it belongs to: container ids never come again.
 func (r *Runner) release(l *journal.Lock, containerID string) {
 	err := r.Running.Remove(containerID)
-	if _, none := Read(r.Records, containerID); errors.Is(none, journal.ErrNotExist) {
-		err = errors.Join(err, l.UnlockAndRemove())
-	} else {
+	if r.Records.Exists(containerID) {
 		err = errors.Join(err, l.Unlock())
+	} else {
+		err = errors.Join(err, l.UnlockAndRemove())
 	}
 	if err != nil {
 		r.Log.Warn("cannot give back the lock of a container", "container", containerID, "error", err)

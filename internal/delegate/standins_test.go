@@ -103,18 +103,29 @@ func TestDelOfAnOldSandbox(t *testing.T) {
 
 // A plugin that never reads a configuration larger than a pipe holds is one that hangs, or one that has no use for it.
 func TestPluginThatDoesNotRead(t *testing.T) {
+	const answer = `echo '{"cniVersion":"1.0.0"}'` + "\n"
+	// A child that holds what the plugin does not read, out of reach of whoever ends the plugin.
+	const heir = "exec 3<&0; setsid sleep 60 <&3 >/dev/null 2>&1 & echo $! >heir\n"
 	for what, tc := range map[string]struct {
 		script string
 		fails  string
 	}{
-		"hangs":   {"#!/bin/sh\nexec sleep 60\n", "did not end in time"},
-		"answers": {"#!/bin/sh\necho '{\"cniVersion\":\"1.0.0\"}'\n", ""},
+		"hangs":                     {"exec sleep 60\n", "did not end in time"},
+		"answers":                   {answer, ""},
+		"hangs, and has a child":    {heir + "exec sleep 60\n", "did not end in time"},
+		"answers, and has a child":  {heir + answer, ""},
+		"closes it, and answers":    {"exec <&-; " + answer, ""},
+		"closes it, and then hangs": {"exec <&-; exec sleep 60\n", "did not end in time"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			n := newNode(t)
 			n.Timeout, n.Path = time.Second, t.TempDir()
-			if err := os.WriteFile(filepath.Join(n.Path, "deaf"), []byte(tc.script), 0o700); err != nil {
+			t.Chdir(n.Path)
+			if err := os.WriteFile("deaf", []byte("#!/bin/sh\n"+tc.script), 0o700); err != nil {
 				t.Fatal(err)
+			}
+			if strings.Contains(tc.script, "heir") {
+				t.Cleanup(func() { endChild(t, "heir") })
 			}
 			_, err := n.exec(t.Context(), call{
 				verb: "ADD", network: "pods", plugin: PluginConf{Type: "deaf"}, containerID: "c1",

@@ -170,11 +170,10 @@ func (s Store) replace(key string, v any) error {
 	if err := CheckKey(key); err != nil {
 		return err
 	}
-	record, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encode record %s: %w", key, err)
-	}
-	data, err := json.Marshal(envelope{Version: s.Version, Record: record})
+	data, err := json.Marshal(struct { // an envelope, in one pass
+		Version int `json:"version"`
+		Record  any `json:"record"`
+	}{s.Version, v})
 	if err != nil {
 		return fmt.Errorf("encode record %s: %w", key, err)
 	}
@@ -249,6 +248,12 @@ func (s Store) aside(key string, put func(from, to string) error) (string, error
 		return "", fmt.Errorf("set record %s aside: %w", key, err)
 	}
 	return to(n), s.syncDir()
+}
+
+// Exists reports whether there is a record of key, be it one that can be read or not.
+func (s Store) Exists(key string) bool {
+	_, err := os.Lstat(s.path(key))
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Keys lists the keys that have a record, sorted. A folder that does not exist has none.

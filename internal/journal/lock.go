@@ -25,16 +25,33 @@ type Lock struct {
 	path string
 }
 
+// TryLock takes the lock of key if nobody has it; else the error wraps ErrLocked.
+func (s Store) TryLock(key string) (*Lock, error) {
+	path, err := s.lockPath(key)
+	if err != nil {
+		return nil, err
+	}
+	l, err := tryLock(path)
+	if l == nil && err == nil {
+		err = fmt.Errorf("%w: %s", ErrLocked, path)
+	}
+	return l, err
+}
+
+func (s Store) lockPath(key string) (string, error) {
+	if err := CheckKey(key); err != nil {
+		return "", err
+	}
+	return filepath.Join(s.Dir, key+".lock"), s.makeDir()
+}
+
 // Lock takes the lock of key, waiting until ctx ends; then the error wraps ErrLocked. An expired ctx still makes one try,
 // so a context that is already done is a try-lock.
 func (s Store) Lock(ctx context.Context, key string) (*Lock, error) {
-	if err := CheckKey(key); err != nil {
+	path, err := s.lockPath(key)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.makeDir(); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(s.Dir, key+".lock")
 	for {
 		l, err := tryLock(path)
 		if l != nil || err != nil {

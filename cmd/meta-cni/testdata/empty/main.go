@@ -1,0 +1,4 @@
+// Command empty does nothing: what it takes is what Go's runtime takes.
+package main
+
+func main() {}
