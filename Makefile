@@ -67,6 +67,17 @@ image: build ## the container image localhost/viaduct:dev, also as OCI archive b
 	hack/setup image
 	images/build
 
+# One archive for all architectures: skopeo copy --all oci-archive:bin/image-all.tar docker://REGISTRY/viaduct:TAG
+.PHONY: image-all
+image-all: setup-go ## the image for amd64 and arm64, as one OCI archive bin/image-all.tar; prints its digest
+	@for arch in amd64 arm64; do mkdir -p bin/$$arch; GOARCH=$$arch $(PRODUCT_BUILD) -o bin/$$arch/ ./cmd/... || exit 1; done
+	go run ./images/assemble index -o bin/image-all.tar $${IMAGE:-localhost/viaduct:dev} amd64=bin/amd64 arm64=bin/arm64
+
+# Builds all of it twice, the second time from a clone in another folder and with an empty cache.
+.PHONY: check-reproducible
+check-reproducible: image-all ## the image for all architectures, built again elsewhere, has the same digest
+	hack/reproducible
+
 ## testing
 
 # A process with the race detector sleeps a second when it exits, and tests start hundreds of themselves as CNI plugins.
@@ -74,6 +85,7 @@ image: build ## the container image localhost/viaduct:dev, also as OCI archive b
 test-unit: setup-go ## tests that need no VM, with the race detector (which needs gcc: installed if missing)
 	hack/setup gcc nft
 	GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) -timeout 30m ./...
+	go test -C test/deploy -shuffle=on -count=$(COUNT) -timeout 30m ./...
 
 # How many VMs the lab's tests have at a time: they wait much, for the kernel and for each other.
 VMS ?= 2
@@ -125,6 +137,8 @@ check-lint: bin/tools/golangci-lint
 	go vet ./...
 	go vet -tags lab,cluster,labhost ./...
 	bin/tools/golangci-lint run
+	go vet -C test/deploy ./...
+	cd test/deploy && ../../bin/tools/golangci-lint run
 
 .PHONY: check-size
 check-size: build

@@ -1,3 +1,5 @@
+// Package ociimage writes the images that every node of the cluster has: the pods of the tests need a shell and a ping, and
+// the sandbox a program that waits.
 package ociimage
 
 import (
@@ -8,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+
+	"github.com/viaduct-sriov/viaduct/images/oci"
 )
 
 // Names of the images that every node of the cluster has.
@@ -26,14 +30,14 @@ func WriteBase(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	files := []File{
+	files := []oci.File{
 		{Path: "/bin/busybox", Mode: 0o755, Data: binary},
 		{Path: "/tmp", Mode: 0o1777, Dir: true},
 		{Path: "/etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/:/bin/sh\n")},
 	}
 	for _, name := range applets {
 		if name != "busybox" {
-			files = append(files, File{Path: "/bin/" + name, Link: "busybox"})
+			files = append(files, oci.File{Path: "/bin/" + name, Link: "busybox"})
 		}
 	}
 	f, err := os.Create(path)
@@ -42,9 +46,9 @@ func WriteBase(ctx context.Context, path string) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	// One layer for both: a runtime unpacks it once. It ends a sandbox with SIGKILL, so pause need not heed any other signal.
-	return Write(f,
-		Image{Name: Pause, Files: files, Command: []string{"sleep", "2147483647"}},
-		Image{Name: Busybox, Files: files, Command: []string{"sh"}},
+	return oci.Write(f,
+		oci.Image{Name: Pause, Files: files, Command: []string{"sleep", "2147483647"}},
+		oci.Image{Name: Busybox, Files: files, Command: []string{"sh"}},
 	)
 }
 

@@ -1,8 +1,9 @@
-package ociimage
+package oci
 
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"io"
@@ -85,9 +86,65 @@ func TestWriteIsWhole(t *testing.T) {
 	}
 }
 
-func TestStaticRefusesADynamicProgram(t *testing.T) {
-	if err := static("/bin/ls"); err == nil {
-		t.Error("/bin/ls passed for a static binary")
+// TestIndex finds each architecture's image in the archive, and two archives of one image equal.
+func TestIndex(t *testing.T) {
+	amd, arm := example, example
+	amd.Architecture, amd.Compress = "amd64", true
+	arm.Architecture, arm.Compress, arm.Entrypoint = "arm64", true, []string{"/bin/sh"}
+	var first, second bytes.Buffer
+	digests := map[string]bool{}
+	for _, w := range []*bytes.Buffer{&first, &second} {
+		id, sizes, err := WriteIndex(w, "localhost/example:1", amd, arm)
+		if err != nil || len(sizes) != 2 {
+			t.Fatal(sizes, err)
+		}
+		digests[id] = true
+	}
+	if !bytes.Equal(first.Bytes(), second.Bytes()) || len(digests) != 1 {
+		t.Error("two writes of the same image differ")
+	}
+	files := contents(t, first.Bytes())
+	type entry struct {
+		Digest   string
+		Platform struct{ Architecture, OS string }
+	}
+	follow := func(digest string, into any) {
+		t.Helper()
+		decode(t, files["blobs/"+strings.Replace(digest, ":", "/", 1)], into)
+	}
+	var outer, inner struct{ Manifests []entry }
+	decode(t, files["index.json"], &outer)
+	if len(outer.Manifests) != 1 || !digests[outer.Manifests[0].Digest] {
+		t.Fatalf("the archive names %+v, want the digest that was returned, %v", outer.Manifests, digests)
+	}
+	follow(outer.Manifests[0].Digest, &inner)
+	var got []string
+	for _, e := range inner.Manifests {
+		var manifest struct {
+			Config entry
+			Layers []struct{ MediaType, Digest string }
+		}
+		follow(e.Digest, &manifest)
+		var config struct {
+			Architecture string
+			Rootfs       struct {
+				DiffIDs []string `json:"diff_ids"`
+			}
+		}
+		follow(manifest.Config.Digest, &config)
+		z, err := gzip.NewReader(bytes.NewReader(files["blobs/"+strings.Replace(manifest.Layers[0].Digest, ":", "/", 1)]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		layer, err := io.ReadAll(z)
+		if err != nil || digest(layer) != config.Rootfs.DiffIDs[0] {
+			t.Errorf("the layer is not the one of the configuration: %v", err)
+		}
+		got = append(got, e.Platform.OS+"/"+e.Platform.Architecture+" "+config.Architecture+" "+manifest.Layers[0].MediaType)
+	}
+	const layer = "application/vnd.oci.image.layer.v1.tar+gzip"
+	if diff := cmp.Diff([]string{"linux/amd64 amd64 " + layer, "linux/arm64 arm64 " + layer}, got); diff != "" {
+		t.Errorf("images (-want +got):\n%s", diff)
 	}
 }
 

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// folder has programs of its own time and mode: this test's, which is one of Go.
+func folder(t *testing.T, mode os.FileMode, at time.Time) string {
+	t.Helper()
+	self, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, name := range programs {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, self, mode), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// The same programs give the same image, whenever and wherever it is made.
+func TestSameDigest(t *testing.T) {
+	var outputs, archives []string
+	for _, dir := range []string{folder(t, 0o755, time.Unix(0, 0)), folder(t, 0o600, time.Now())} {
+		path := filepath.Join(t.TempDir(), "image.tar")
+		var out bytes.Buffer
+		if err := run([]string{"index", "-o", path, "localhost/viaduct:test", "amd64=" + dir}, &out); err != nil {
+			t.Fatal(err)
+		}
+		archive, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		outputs, archives = append(outputs, out.String()), append(archives, string(archive))
+	}
+	if outputs[0] != outputs[1] || archives[0] != archives[1] {
+		t.Errorf("two images differ:\n%s\n%s", outputs[0], outputs[1])
+	}
+	if !regexp.MustCompile(`\nsha256:[0-9a-f]{64}\n$`).MatchString(outputs[0]) {
+		t.Errorf("it does not end with the digest: %s", outputs[0])
+	}
+}
+
+// Both ways to make the image have the same programs in it, and the same to say of it.
+func TestDockerfileSaysTheSame(t *testing.T) {
+	text, err := os.ReadFile("../Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := image("amd64", folder(t, 0o755, time.Unix(0, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, f := range m.Files {
+		want = append(want, strings.TrimPrefix(f.Path, "/"))
+	}
+	copied := regexp.MustCompile(`(?m)^COPY --chown=0:0 (.*) /$`).FindSubmatch(text)
+	got := strings.Fields(string(copied[1]))
+	slices.Sort(want)
+	slices.Sort(got)
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("files: -here +Dockerfile:\n%s", d)
+	}
+	for key, value := range m.Labels {
+		if !strings.Contains(string(text), key+`="`+value+`"`) {
+			t.Errorf("the Dockerfile lacks %s=%q", key, value)
+		}
+	}
+	if !strings.Contains(string(text), `ENTRYPOINT ["`+m.Entrypoint[0]+`"]`) {
+		t.Error("the Dockerfile has another entry point")
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{nil, {"sbom"}, {"index", "-o", "x", "name"}, {"index", "-o", "x", "name", "amd64"}} {
+		if err := run(args, nil); !errors.Is(err, errUsage) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
