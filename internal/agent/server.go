@@ -11,14 +11,10 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
 	"github.com/viaduct-sriov/viaduct/internal/network"
+	"github.com/viaduct-sriov/viaduct/internal/peer"
 )
-
-// ErrPeer means that somebody other than root connected.
-var ErrPeer = errors.New("only root may ask the agent")
 
 const (
 	// acceptPause is how long to wait after an accept that failed.
@@ -107,7 +103,7 @@ func listen(path string) (*net.UnixListener, error) {
 
 func (s *Server) serve(ctx context.Context, conn *net.UnixConn) (err error) {
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	if err := checkPeer(conn); err != nil {
+	if err := peer.Check(conn); err != nil {
 		return err
 	}
 	if err := conn.SetDeadline(time.Now().Add(frameWait)); err != nil {
@@ -150,26 +146,4 @@ func (s *Server) answer(ctx context.Context, req agentapi.Request) (answer agent
 		answer.Plan, answer.Error = nil, refusal(err)
 	}
 	return answer
-}
-
-// checkPeer asks the kernel who connected. The socket's mode says the same; this holds where somebody loosened it.
-func checkPeer(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("look at the peer: %w", err)
-	}
-	var (
-		cred  *unix.Ucred
-		inner error
-	)
-	if err := raw.Control(func(fd uintptr) { cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return fmt.Errorf("look at the peer: %w", err)
-	}
-	if inner != nil {
-		return fmt.Errorf("look at the peer: %w", inner)
-	}
-	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		return fmt.Errorf("%w: user %d did, process %d", ErrPeer, cred.Uid, cred.Pid)
-	}
-	return nil
 }

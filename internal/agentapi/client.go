@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/viaduct-sriov/viaduct/internal/network"
+	"github.com/viaduct-sriov/viaduct/internal/peer"
 )
 
 const (
@@ -88,6 +89,11 @@ func (c Client) askOnce(ctx context.Context, req Request, answerWait time.Durati
 		return nil, err
 	}
 	defer conn.Close()
+	if c, ok := conn.(*net.UnixConn); ok {
+		if err := peer.Check(c); err != nil { // its plan says which programs run as root
+			return nil, fmt.Errorf("who answers at %s: %w", path, err)
+		}
+	}
 	deadline := time.Now().Add(answerWait)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d

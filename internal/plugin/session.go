@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	deviceplugin "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/viaduct-sriov/viaduct/internal/peer"
 )
 
 // Timing is how patient a server is.
@@ -145,7 +147,7 @@ func (n *session) refuse(why string) {
 
 // hold serves on a new socket and gets it registered, until that has to be done anew.
 func (s *server) hold(ctx context.Context, byRegister bool) error {
-	n, listener, err := s.open(ctx, byRegister)
+	n, listener, err := s.open(byRegister)
 	if err != nil {
 		return err
 	}
@@ -179,7 +181,7 @@ func (s *server) attach(n *session) {
 }
 
 // open makes the socket: where the plugin watcher looks, or beside kubelet.sock on a kubelet without one.
-func (s *server) open(ctx context.Context, byRegister bool) (*session, net.Listener, error) {
+func (s *server) open(byRegister bool) (*session, net.Listener, error) {
 	kubelet := filepath.Join(s.config.DevicePluginDir, "kubelet.sock")
 	n := &session{kubelet: kubelet, timing: s.config.Timing, since: time.Now()}
 	switch {
@@ -193,16 +195,17 @@ func (s *server) open(ctx context.Context, byRegister bool) (*session, net.Liste
 	if err := os.Remove(n.hidden()); err != nil && !errors.Is(err, fs.ErrNotExist) { // a killed predecessor left it
 		return nil, nil, fmt.Errorf("remove old socket: %w", err)
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "unix", n.hidden())
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: n.hidden(), Net: "unix"})
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen to the kubelet: %w", err)
 	}
 	// Close must not remove the path: by then it may be another's.
-	if l, ok := listener.(*net.UnixListener); ok {
-		l.SetUnlinkOnClose(false)
+	listener.SetUnlinkOnClose(false)
+	if err := os.Chmod(n.hidden(), 0o600); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("close our socket to others: %w", err), listener.Close())
 	}
 	n.inode, _ = inode(n.hidden())
-	return n, listener, nil
+	return n, peer.Listener{UnixListener: listener, Log: s.config.Log}, nil
 }
 
 // hidden is where the socket is made: the plugin watcher passes by names with a dot.
