@@ -1,4 +1,5 @@
-// Package conf holds no code: its tests look at what is shipped to clusters.
+// Package conf holds no code: its tests look at what is shipped to clusters, as the product reads it. What kubectl and the API
+// server make of it, test/deploy looks at.
 package conf
 
 import (
@@ -10,12 +11,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/viaduct-sriov/viaduct/internal/cdi"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
@@ -44,126 +42,6 @@ func decode[T any](t *testing.T, document string) T {
 		t.Fatal(err)
 	}
 	return v
-}
-
-func daemonSets(t *testing.T) map[string]appsv1.DaemonSet {
-	t.Helper()
-	all := map[string]appsv1.DaemonSet{}
-	for _, name := range []string{"device-plugin", "meta-agent"} {
-		all[name] = decode[appsv1.DaemonSet](t, string(read(t, name+"/daemonset.yaml")))
-	}
-	return all
-}
-
-// No container has more rights than it needs, and each says so itself.
-func TestContainersAreRestricted(t *testing.T) {
-	for name, ds := range daemonSets(t) {
-		pod := ds.Spec.Template.Spec
-		if p := pod.SecurityContext.SeccompProfile; p == nil || p.Type != corev1.SeccompProfileTypeRuntimeDefault {
-			t.Errorf("%s: seccomp profile %v", name, p)
-		}
-		if pod.HostPID || pod.HostIPC {
-			t.Errorf("%s: uses the host's processes or IPC", name)
-		}
-		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
-			s := c.SecurityContext
-			want := &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}
-			if d := cmp.Diff(want, s.Capabilities); d != "" {
-				t.Errorf("%s/%s: capabilities: %s", name, c.Name, d)
-			}
-			if s.Privileged != nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation ||
-				s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
-				t.Errorf("%s/%s: privileged, may escalate, or may write to its root", name, c.Name)
-			}
-		}
-	}
-}
-
-// What a compromised container could change on the host, which is what to justify to whoever lets this onto nodes.
-func TestWritableHostPaths(t *testing.T) {
-	want := map[string][]string{
-		"device-plugin/install": {"/opt/cni/bin"},
-		"device-plugin/device-plugin": {
-			"/var/lib/kubelet/device-plugins", "/var/lib/kubelet/plugins_registry", "/var/run/k8s.cni.cncf.io/devinfo",
-		},
-		"meta-agent/install":    {"/opt/cni/bin"},
-		"meta-agent/meta-agent": {"/etc/cni", "/run/viaduct/agent"},
-	}
-	got := map[string][]string{}
-	for name, ds := range daemonSets(t) {
-		pod := ds.Spec.Template.Spec
-		paths := map[string]string{}
-		for _, v := range pod.Volumes {
-			if v.HostPath != nil {
-				paths[v.Name] = v.HostPath.Path
-			}
-		}
-		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
-			for _, m := range c.VolumeMounts {
-				if path := paths[m.Name]; path != "" && !m.ReadOnly {
-					got[name+"/"+c.Name] = append(got[name+"/"+c.Name], path)
-				}
-			}
-			slices.Sort(got[name+"/"+c.Name])
-		}
-	}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
-	}
-}
-
-// CDI is a right of its own: the overlay adds the folder and the flag to the container that is there, and nothing else.
-func TestCDIOverlay(t *testing.T) {
-	ds := decode[appsv1.DaemonSet](t, string(read(t, "overlays/cdi/device-plugin.yaml")))
-	var container corev1.Container
-	for _, c := range daemonSets(t)["device-plugin"].Spec.Template.Spec.Containers {
-		container.Name = c.Name
-	}
-	container.Args = []string{"-use-cdi"}
-	container.VolumeMounts = []corev1.VolumeMount{{Name: "cdi", MountPath: cdi.DefaultRoot}}
-	if d := cmp.Diff([]corev1.Container{container}, ds.Spec.Template.Spec.Containers); d != "" {
-		t.Error(d)
-	}
-	if v := ds.Spec.Template.Spec.Volumes; len(v) != 1 || v[0].HostPath == nil || v[0].HostPath.Path != cdi.DefaultRoot {
-		t.Errorf("volumes: %+v", v)
-	}
-}
-
-// Only the agent gets a token.
-func TestTokens(t *testing.T) {
-	account := decode[corev1.ServiceAccount](t, string(read(t, "device-plugin/serviceaccount.yaml")))
-	pod := daemonSets(t)["device-plugin"].Spec.Template.Spec
-	for what, mounts := range map[string]*bool{"account": account.AutomountServiceAccountToken, "pod": pod.AutomountServiceAccountToken} {
-		if mounts == nil || *mounts {
-			t.Errorf("the device plugin's %s mounts a token", what)
-		}
-	}
-	if pod.ServiceAccountName != account.Name {
-		t.Errorf("the device plugin runs as %s, not %s", pod.ServiceAccountName, account.Name)
-	}
-}
-
-func TestRights(t *testing.T) {
-	docs := documents(t, "meta-agent/rbac.yaml")
-	if len(docs) != 3 {
-		t.Fatalf("%d documents, want an account, a role and a binding", len(docs))
-	}
-	role := decode[rbacv1.ClusterRole](t, docs[1])
-	for _, rule := range role.Rules {
-		for _, word := range slices.Concat(rule.Verbs, rule.Resources, rule.APIGroups) {
-			if word == "*" || word == "secrets" || word == "delete" {
-				t.Errorf("the agent has %q in %v", word, rule)
-			}
-		}
-	}
-	binding := decode[rbacv1.ClusterRoleBinding](t, docs[2])
-	account := decode[corev1.ServiceAccount](t, docs[0])
-	if binding.RoleRef.Name != role.Name || binding.Subjects[0].Name != account.Name {
-		t.Errorf("the binding joins %s and %s", binding.RoleRef.Name, binding.Subjects[0].Name)
-	}
-	if got := daemonSets(t)["meta-agent"].Spec.Template.Spec.ServiceAccountName; got != account.Name {
-		t.Errorf("the agent runs as %s", got)
-	}
 }
 
 // The shipped pool takes the VFs of common NICs and no PF.

@@ -60,19 +60,30 @@ func TestExamples(t *testing.T) {
 			return err
 		},
 	}
-	examples := regexp.MustCompile("(?s)<!-- (\\w+) -->\n```json\n(.*?)```").FindAllStringSubmatch(page(t, "configuration.md"), -1)
-	if len(examples) != len(readers) {
-		t.Errorf("%d examples, want %d", len(examples), len(readers))
-	}
-	for _, e := range examples {
+	seen := map[string]bool{}
+	for _, e := range examples(t) {
+		seen[e[1]] = true
 		if err := readers[e[1]](e[2]); err != nil {
 			t.Errorf("%s: %v", e[1], err)
 		}
 	}
+	if len(seen) != len(readers) {
+		t.Errorf("examples of %v, want one of each of %d", seen, len(readers))
+	}
 }
 
-// Every test that the page on the standard names is there, and it names every test of the standard.
-func TestPageOnTheStandardNamesItsTests(t *testing.T) {
+// examples are those of the pages, each with its kind and its text.
+func examples(t *testing.T) (all [][]string) {
+	t.Helper()
+	for _, name := range []string{"configuration.md", "getting-started.md"} {
+		all = append(all, regexp.MustCompile("(?s)<!-- (\\w+) -->\n```json\n(.*?)```").FindAllStringSubmatch(page(t, name), -1)...)
+	}
+	return all
+}
+
+// declaredTests are the project's, each as "folder TestName".
+func declaredTests(t *testing.T) map[string]bool {
+	t.Helper()
 	declared := map[string]bool{}
 	err := filepath.WalkDir("..", func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.IsDir() && (e.Name() == ".git" || e.Name() == "bin" || e.Name() == "testdata") {
@@ -95,12 +106,28 @@ func TestPageOnTheStandardNamesItsTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := page(t, "standard.md")
-	for _, m := range regexp.MustCompile("`([a-z0-9/-]+)` `(Test\\w+)`").FindAllStringSubmatch(text, -1) {
-		if test := m[1] + " " + m[2]; !declared[test] {
-			t.Errorf("the page names %s, which is not there", test)
+	return declared
+}
+
+// A page names tests that are there, and as many as it should.
+func TestPagesNameTheirTests(t *testing.T) {
+	declared := declaredTests(t)
+	for name, least := range map[string]int{"standard.md": 40, "security.md": 40, "compatibility.md": 12} {
+		named := regexp.MustCompile("`([a-z0-9/-]+)` `(Test\\w+)`").FindAllStringSubmatch(page(t, name), -1)
+		for _, m := range named {
+			if test := m[1] + " " + m[2]; !declared[test] {
+				t.Errorf("%s names %s, which is not there", name, test)
+			}
+		}
+		if len(named) < least {
+			t.Errorf("%s: only %d tests are named", name, len(named))
 		}
 	}
+}
+
+// The page on the standard names every test of the standard.
+func TestPageOnTheStandardIsComplete(t *testing.T) {
+	declared, text := declaredTests(t), page(t, "standard.md")
 	if rows := regexp.MustCompile("(?m)^\\| .* \\| `[a-z]").FindAllString(text, -1); len(rows) < 40 {
 		t.Errorf("only %d lines have a test", len(rows))
 	}
@@ -150,5 +177,25 @@ func TestLimitsPage(t *testing.T) {
 	}
 	if network.MaxConfig != network.MaxAnnotation {
 		t.Error("two limits on one line")
+	}
+}
+
+// Each line of a table of claims says which test shows it, or that nothing holds it.
+func TestEachClaimHasItsTest(t *testing.T) {
+	claims := 0
+	for table := range strings.SplitSeq(page(t, "security.md"), "\n\n") {
+		_, rows, ok := strings.Cut(table, "| | test |\n|---|---|\n")
+		if !ok {
+			continue
+		}
+		for row := range strings.SplitSeq(strings.TrimSpace(rows), "\n") {
+			claims++
+			if !strings.Contains(row, "`Test") && !strings.HasPrefix(row, "| creates events") && !strings.HasPrefix(row, "| at the API server: see below") {
+				t.Errorf("no test: %s", row)
+			}
+		}
+	}
+	if claims < 25 {
+		t.Errorf("only %d claims found", claims)
 	}
 }
