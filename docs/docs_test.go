@@ -81,6 +81,32 @@ func examples(t *testing.T) (all [][]string) {
 	return all
 }
 
+// Every key in a table of keys is in an example.
+func TestEveryKeyHasAnExample(t *testing.T) {
+	var all strings.Builder
+	for _, e := range examples(t) {
+		all.WriteString(e[2])
+	}
+	keys := 0
+	for table := range strings.SplitSeq(page(t, "configuration.md"), "\n\n") {
+		if !strings.HasPrefix(table, "| key") {
+			continue
+		}
+		for _, row := range strings.Split(table, "\n")[2:] {
+			first := strings.Split(row, "|")[1]
+			for _, m := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(first, -1) {
+				keys++
+				if !strings.Contains(all.String(), `"`+m[1]+`":`) {
+					t.Errorf("no example has the key %s", m[1])
+				}
+			}
+		}
+	}
+	if keys < 45 {
+		t.Errorf("only %d keys found", keys)
+	}
+}
+
 // declaredTests are the project's, each as "folder TestName".
 func declaredTests(t *testing.T) map[string]bool {
 	t.Helper()
