@@ -5,6 +5,7 @@
 //
 //	dp/<resource, / as ->-<device id>-device.json   one per allocated device; the device plugin writes it
 //	cni/<name>-device.json                          one per attachment; a copy that the meta CNI makes and removes
+//	dp/.viaduct                                     {"version": 1, "resources": ["intel.com/sriov"]}: whose files are ours
 //
 // The folder is shared with the meta CNIs and CNI plugins of others, so modes follow the specification's users: folders
 // 0755, files 0644. A file is always whole: written as a temporary file, then renamed.
@@ -108,8 +109,8 @@ func (d Dir) DevicePath(resource, id string) (string, error) {
 	return file(filepath.Join(d.root(), "dp"), strings.ReplaceAll(resource, "/", "-")+"-"+id)
 }
 
-// Devices lists the ids of a resource's devices that have a file. A name can be read in two ways: of a resource a/b it also
-// gives c-0000:02:10.0, a device of a/b-c, so look only at ids that are known.
+// Devices lists the ids of a resource's devices that have a file. A name can be read in two ways: as the device c-0000:02:10.0
+// of the resource a/b, and as 0000:02:10.0 of a/b-c. No device's id has a -.
 func (d Dir) Devices(resource string) (ids []string, err error) {
 	entries, err := os.ReadDir(filepath.Join(d.root(), "dp"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -121,11 +122,48 @@ func (d Dir) Devices(resource string) (ids []string, err error) {
 	for _, e := range entries {
 		id, ok1 := strings.CutPrefix(e.Name(), strings.ReplaceAll(resource, "/", "-")+"-")
 		id, ok2 := strings.CutSuffix(id, fileSuffix)
-		if ok1 && ok2 {
+		if ok1 && ok2 && !strings.Contains(id, "-") {
 			ids = append(ids, id)
 		}
 	}
 	return ids, nil
+}
+
+// owner is the content of the file that says whose files are ours. Other versions are not for us to read.
+type owner struct {
+	Version   int      `json:"version"`
+	Resources []string `json:"resources"`
+}
+
+func (d Dir) ownerPath() string { return filepath.Join(d.root(), "dp", ".viaduct") }
+
+// Resources are those whose files are ours, as SetResources was last told; none if it never was. Errors wrap ErrCorrupt or are
+// the file system's own.
+func (d Dir) Resources() ([]string, error) {
+	data, err := read(d.ownerPath())
+	if errors.Is(err, ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var o owner
+	if err := json.Unmarshal(data, &o); err != nil {
+		return nil, fmt.Errorf("%w %s: %w", ErrCorrupt, d.ownerPath(), err)
+	}
+	if o.Version != 1 {
+		return nil, fmt.Errorf("%w %s: it has version %d, and this program knows 1", ErrCorrupt, d.ownerPath(), o.Version)
+	}
+	return o.Resources, nil
+}
+
+// SetResources notes whose files are ours.
+func (d Dir) SetResources(resources []string) error {
+	data, err := json.Marshal(owner{1, resources})
+	if err != nil {
+		return fmt.Errorf("encode whose device-info is ours: %w", err)
+	}
+	return write(d.ownerPath(), data)
 }
 
 // WriteDevice writes the file of one device, whole or not at all. An empty Version becomes this package's.

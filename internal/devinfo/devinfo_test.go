@@ -125,7 +125,30 @@ func TestDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"0000:02:10.0", "dpdk-0000:02:10.0"}, ids); diff != "" {
+	if diff := cmp.Diff([]string{"0000:02:10.0"}, ids); diff != "" {
 		t.Errorf("ids (-want +got):\n%s", diff)
+	}
+}
+
+func TestResources(t *testing.T) {
+	dir := devinfo.Dir{Root: filepath.Join(t.TempDir(), "devinfo")}
+	if got, err := dir.Resources(); err != nil || got != nil {
+		t.Errorf("at first: %v, %v", got, err)
+	}
+	want := []string{"example.org/b-c", "intel.com/sriov"}
+	if err := dir.SetResources(want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := dir.Resources()
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	for name, content := range map[string]string{"cut off": `{"version": 1, "res`, "of another version": `{"version": 2}`, "empty": ""} {
+		if err := os.WriteFile(filepath.Join(dir.Root, "dp/.viaduct"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := dir.Resources(); !errors.Is(err, devinfo.ErrCorrupt) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
 	}
 }

@@ -24,6 +24,8 @@ type Profiles struct {
 
 	mu    sync.Mutex
 	known map[string]*profile // by address
+
+	devices, filled []*Device // of the last Fill
 }
 
 // A profile is what is known of one function with one driver.
@@ -40,7 +42,8 @@ const (
 	profilePause = 10 * time.Second
 )
 
-// Fill gives the devices with their profiles; those that were handed in are not changed. A VF has its PF's.
+// Fill gives the devices with their profiles; those that were handed in are not changed. A VF has its PF's. What is as it was at
+// the last Fill is the same *Device.
 func (p *Profiles) Fill(devices []*Device) []*Device {
 	drivers := make(map[string]string, len(devices))
 	for _, d := range devices {
@@ -52,12 +55,18 @@ func (p *Profiles) Fill(devices []*Device) []*Device {
 	filled := make([]*Device, len(devices))
 	for i, d := range devices {
 		filled[i] = d
-		if known := p.known[asksAbout(d)]; d.Type == pool.NetDevice && known != nil && known.name != "" {
+		known := p.known[asksAbout(d)]
+		switch {
+		case d.Type != pool.NetDevice || known == nil || known.name == "":
+		case i < len(p.devices) && p.devices[i] == d && p.filled[i].DDPProfile == known.name:
+			filled[i] = p.filled[i]
+		default:
 			with := *d
 			with.DDPProfile = known.name
 			filled[i] = &with
 		}
 	}
+	p.devices, p.filled = devices, filled
 	return filled
 }
 

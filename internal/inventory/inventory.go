@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -225,7 +226,7 @@ func (i *Inventory) look() {
 		return
 	}
 	i.again = 0
-	i.viewer.settle(snapshot, devices)
+	i.viewer.settle()
 	i.mu.Lock()
 	i.devices, i.latest, i.scanned = devices, snapshot, true
 	i.mu.Unlock()
@@ -267,7 +268,12 @@ func (i *Inventory) readLinks() error {
 	if err != nil {
 		return err
 	}
-	i.known = links
+	same := func(a, b netlinks.NodeLink) bool {
+		return a.Name == b.Name && a.Uplink == b.Uplink && a.Addressed == b.Addressed && a.Up == b.Up && slices.Equal(a.AltNames, b.AltNames)
+	}
+	if i.known == nil || !maps.EqualFunc(i.known, links, same) {
+		i.known, i.viewer.anew = links, true
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ package inventory
 import (
 	"cmp"
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
@@ -45,43 +46,107 @@ type memory struct {
 type viewer struct {
 	devices map[string]memory // by id
 	pfNames map[pci.Address][]string
-	wasVF   map[pci.Address]bool // in the last view that was believed
 	uplinks uplinks
 	divided divided
 	now     func() time.Time
+
+	believed []seen // of the last view that was settled: what did not change since then is not described anew
+	latest   []seen // of the last view
+	anew     bool   // interfaces changed: everything has to be described anew
+	dropped  bool   // there may be memories of devices that are gone
+}
+
+// A seen is one function of a snapshot, and what it was described as.
+type seen struct {
+	function *pci.Device
+	pf       *pci.Device // nil: it has none
+	devices  []*Device   // the function, and its subfunctions
+	was      *pci.Device // the function at its address in the view before, if that has to be described anew
+	again    bool        // it has to be
 }
 
 func newViewer() *viewer {
-	return &viewer{
-		devices: map[string]memory{}, pfNames: map[pci.Address][]string{}, wasVF: map[pci.Address]bool{}, uplinks: uplinks{}, divided: divided{},
-		now: time.Now,
-	}
+	return &viewer{devices: map[string]memory{}, pfNames: map[pci.Address][]string{}, uplinks: uplinks{}, divided: divided{}, now: time.Now}
 }
 
-// view describes every device of the snapshot, in its order, each function's subfunctions after it. odd are the functions
-// that changed while they were looked at: an interface of theirs is not among links, or they were VFs and have lost their
-// PF, which the kernel takes from them shortly before it removes them.
+// view describes every device of the snapshot, in its order, each function's subfunctions after it. A device that is as it was
+// in the last view that was settled is the same *Device. odd are the functions that changed while they were looked at: an
+// interface of theirs is not among links, or they were VFs and have lost their PF, which the kernel takes from them shortly
+// before it removes them.
 func (v *viewer) view(s *pci.Snapshot, links map[int]netlinks.NodeLink) (devices []*Device, odd []pci.Address) {
-	for _, d := range s.Devices() {
-		if d.IsPF() || len(d.Subfunctions) > 0 {
+	all, stale := v.match(s)
+	for i := range all {
+		if d := all[i].function; all[i].again && (d.IsPF() || len(d.Subfunctions) > 0) {
 			v.notePF(d, links)
 		}
 	}
-	unknown := func(n pci.Netdev) bool { _, ok := links[n.Index]; return !ok }
-	devices = make([]*Device, 0, len(s.Devices()))
-	for _, d := range s.Devices() {
-		isOdd := v.wasVF[d.Address] && !d.IsVF() || slices.ContainsFunc(functionNetdevs(d), unknown)
-		devices = append(devices, v.function(s, d, links))
-		for i := range d.Subfunctions {
-			sf := &d.Subfunctions[i]
-			isOdd = isOdd || slices.ContainsFunc(subfunctionNetdevs(sf), unknown)
-			devices = append(devices, v.subfunction(d, sf, links))
+	devices = make([]*Device, 0, len(v.believed)+len(v.believed)/8)
+	for i := range all {
+		e := &all[i]
+		if e.again || len(stale) > 0 && slices.Contains(stale, e.pf) {
+			if v.describe(e, s, links) {
+				odd = append(odd, e.function.Address)
+			}
 		}
-		if isOdd {
-			odd = append(odd, d.Address)
+		devices = append(devices, e.devices...)
+	}
+	v.latest, v.dropped = all, v.dropped || len(odd) > 0
+	return devices, odd
+}
+
+// match finds what of the snapshot is as it was, and the functions that are no more, or not as they were: what was said of
+// their VFs does not hold either.
+func (v *viewer) match(s *pci.Snapshot) (all []seen, stale []*pci.Device) {
+	all = make([]seen, 0, len(s.Devices()))
+	old := v.believed
+	for _, d := range s.Devices() {
+		for len(old) > 0 && old[0].function != d && old[0].function.Address.Compare(d.Address) < 0 {
+			stale, old, v.dropped = append(stale, old[0].function), old[1:], true
+		}
+		e := seen{function: d, again: true}
+		if len(old) > 0 && (old[0].function == d || old[0].function.Address == d.Address) {
+			e, old = old[0], old[1:]
+			if e.again = e.again || v.anew || e.function != d; e.again {
+				e.was = e.function
+			}
+			if e.function != d {
+				stale = append(stale, e.function)
+				v.dropped = v.dropped || len(e.devices) > 1
+			}
+			e.function = d
+		}
+		all = append(all, e)
+	}
+	for _, e := range old {
+		stale, v.dropped = append(stale, e.function), true
+	}
+	return all, stale
+}
+
+// describe makes the devices of a function, and reports whether it is odd: see view.
+func (v *viewer) describe(e *seen, s *pci.Snapshot, links map[int]netlinks.NodeLink) (odd bool) {
+	d := e.function
+	unknown := func(n pci.Netdev) bool { _, ok := links[n.Index]; return !ok }
+	odd = e.was != nil && e.was.IsVF() && !d.IsVF() || slices.ContainsFunc(functionNetdevs(d), unknown)
+	e.pf = s.PF(d)
+	devices := append(make([]*Device, 0, 1+len(d.Subfunctions)), v.function(e.pf, d, links))
+	for i := range d.Subfunctions {
+		sf := &d.Subfunctions[i]
+		odd = odd || slices.ContainsFunc(subfunctionNetdevs(sf), unknown)
+		devices = append(devices, v.subfunction(d, sf, links))
+	}
+	// What is said of an interface that carried the node's traffic, or of a function that was divided, holds for a time.
+	e.again = odd || d.IsVF() && e.pf == nil
+	for i, device := range devices {
+		_, wasUplink := v.uplinks[device.ID]
+		_, wasDivided := v.divided[device.ID]
+		e.again = e.again || wasUplink || wasDivided
+		if i < len(e.devices) && reflect.DeepEqual(e.devices[i], device) {
+			devices[i] = e.devices[i]
 		}
 	}
-	return devices, odd
+	e.devices, e.was = devices, nil
+	return odd
 }
 
 // notePF keeps a PF's names while its interface is not to be seen, so that its VFs do not change pools.
@@ -93,24 +158,26 @@ func (v *viewer) notePF(d *pci.Device, links map[int]netlinks.NodeLink) {
 	v.pfNames[d.Address] = append([]string{uplink.Name}, links[uplink.Index].AltNames...)
 }
 
-// settle is to be called when the devices of a view are believed.
-func (v *viewer) settle(s *pci.Snapshot, devices []*Device) {
-	clear(v.wasVF)
-	for _, d := range s.Devices() {
-		if d.IsVF() {
-			v.wasVF[d.Address] = true
+// settle is to be called when the devices of the last view are believed.
+func (v *viewer) settle() {
+	v.believed, v.latest, v.anew = v.latest, nil, false
+	if !v.dropped {
+		return
+	}
+	v.dropped = false
+	here, functions := map[string]bool{}, map[pci.Address]bool{}
+	for _, e := range v.believed {
+		functions[e.function.Address] = true
+		for _, d := range e.devices {
+			here[d.ID] = true
 		}
 	}
-	here := make(map[string]bool, len(devices))
-	for _, d := range devices {
-		here[d.ID] = true
-	}
 	maps.DeleteFunc(v.devices, func(id string, _ memory) bool { return !here[id] })
-	maps.DeleteFunc(v.pfNames, func(a pci.Address, _ []string) bool { return s.Device(a) == nil })
+	maps.DeleteFunc(v.pfNames, func(a pci.Address, _ []string) bool { return !functions[a] })
 }
 
-// function describes a PCI function.
-func (v *viewer) function(s *pci.Snapshot, d *pci.Device, links map[int]netlinks.NodeLink) *Device {
+// function describes a PCI function; pf is its PF, if that is there.
+func (v *viewer) function(pf, d *pci.Device, links map[int]netlinks.NodeLink) *Device {
 	device := &Device{Device: pool.Device{
 		ID: d.Address.String(), Type: pool.NetDevice, Vendor: d.Vendor, Product: d.Product, Driver: d.Driver, ACPI: d.ACPIIndex,
 		Index: d.VFIndex, NUMANode: d.NUMANode, LinkType: linkType(d.Netdevs), RDMA: len(d.RDMA) > 0,
@@ -119,7 +186,6 @@ func (v *viewer) function(s *pci.Snapshot, d *pci.Device, links map[int]netlinks
 	if d.BaseClass() == pci.ClassAccelerator {
 		device.Type = pool.Accelerator
 	}
-	pf := s.PF(d)
 	if d.IsVF() {
 		device.PF, device.PFNames = d.PF.String(), v.pfNames[d.PF]
 		if pf != nil && device.LinkType == "" {

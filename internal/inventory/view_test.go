@@ -25,11 +25,12 @@ func view(t *testing.T, v *viewer, tree pcitest.Tree, links map[int]netlinks.Nod
 	if err != nil {
 		t.Fatal(err)
 	}
+	v.anew = true // the tests change links at will
 	devices, odd := v.view(snapshot, links)
 	if odd != nil {
 		t.Errorf("odd: %v", odd)
 	}
-	v.settle(snapshot, devices)
+	v.settle()
 	byID := map[string]*Device{}
 	for _, d := range devices {
 		byID[d.ID] = d

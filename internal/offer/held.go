@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,6 +19,8 @@ type Holder interface {
 	Held(ctx context.Context) (held map[string]string, complete bool, err error)
 	// Up reports whether whoever knows is there at all.
 	Up(ctx context.Context) bool
+	// Started is when whoever knows started; zero: it is not known.
+	Started() time.Time
 }
 
 // PodResources asks the kubelet at its podresources socket.
@@ -72,4 +75,13 @@ func (p PodResources) Up(ctx context.Context) bool {
 	}
 	_ = conn.Close() // nothing was sent on it
 	return true
+}
+
+// Started is when the kubelet made its socket, which it does at each start.
+func (p PodResources) Started() time.Time {
+	info, err := os.Stat(p.Socket)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -51,10 +52,12 @@ type Offer struct {
 	profiles inventory.Profiles
 
 	// What only the goroutine of Run uses.
-	last    map[string]member // by id: the devices of the last round
-	served  map[string]bool   // resources that had a device once
-	open    bool              // what pods have is known, or nobody will tell
-	waiting time.Time         // since when a kubelet that runs does not tell; zero: there is none
+	last    sorting
+	served  map[string]bool // resources that had a device once
+	owned   []string        // resources whose device-info files are ours; nil: it was not looked yet
+	open    bool            // what pods have is known, or nobody will tell
+	first   holding         // the complete one that is to be confirmed
+	waiting time.Time       // since when a kubelet that runs does not tell; zero: there is none
 	reasons reasons
 
 	mu     sync.Mutex
@@ -88,17 +91,22 @@ func (o *Offer) Allocating(resource string, ids []string) error {
 func (o *Offer) Run(ctx context.Context) {
 	o.setDefaults()
 	o.profiles.Log = o.Log
-	o.last, o.served = map[string]member{}, map[string]bool{}
+	o.served = map[string]bool{}
 	o.refresh(false)
 	ticker := time.NewTicker(o.Look)
 	defer ticker.Stop()
+	confirm := time.NewTimer(confirmAfter)
+	defer confirm.Stop()
 	for looks := 0; ; looks++ {
-		round := false
+		round, ask := false, true
 		select {
 		case <-ctx.Done():
 			return
 		case <-o.Inventory.Changed():
-			round = true
+			// What pods got since the kubelet was last asked is known from Allocate, and what they gave back can wait.
+			round, ask = true, !o.open
+		case <-confirm.C:
+			round = !o.open
 		case <-o.Reload:
 			o.Log.Info("read the configuration again, as asked")
 			round = o.refresh(true)
@@ -106,7 +114,10 @@ func (o *Offer) Run(ctx context.Context) {
 			round = o.refresh(false) || looks%5 == 0 || !o.open
 		}
 		if round {
-			o.round(ctx)
+			o.round(ctx, ask)
+			if !o.open && !o.first.at.IsZero() {
+				confirm.Reset(confirmAfter)
+			}
 		}
 	}
 }
@@ -137,9 +148,12 @@ func (o *Offer) refresh(force bool) bool {
 	return changed
 }
 
-func (o *Offer) round(ctx context.Context) {
+// round offers what there is. With ask, the kubelet is asked before what pods have, and files of free devices go.
+func (o *Offer) round(ctx context.Context, ask bool) {
 	now := time.Now()
-	o.ask(ctx, now)
+	if ask {
+		o.ask(ctx, now)
+	}
 	devices, scanned := o.Inventory.Devices()
 	waiting := ""
 	switch {
@@ -162,14 +176,34 @@ func (o *Offer) round(ctx context.Context) {
 	held := o.claims.held()
 	resources := o.assign(o.Config.inForce, devices, held, now)
 	o.explain(ctx, o.Config.inForce, devices, held, resources)
+	if ask {
+		o.own(resources)
+	}
 	o.Set.Update(ctx, o.offered(resources))
-	o.claims.sweep(now, o.sweep)
+	if ask {
+		o.claims.sweep(now, o.sweep)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.status.Offering, o.status.Waiting, o.status.Resources = true, "", resources
 }
 
-// ask reads what pods have. A kubelet that does not answer, or does not know yet, has taken nothing from them.
+// A holding is what pods had when the kubelet was asked.
+type holding struct {
+	held map[string]string
+	at   time.Time // zero: there was none
+}
+
+// confirmAfter is the time between the first complete answer of a kubelet that just started, and the one that confirms it.
+const confirmAfter = 500 * time.Millisecond
+
+func (h holding) confirmedBy(held map[string]string, now time.Time) bool {
+	return !h.at.IsZero() && maps.Equal(h.held, held) && now.Sub(h.at) >= confirmAfter
+}
+
+// ask reads what pods have. A kubelet that does not answer, or does not know yet, has taken nothing from them. One that just
+// started lists pods one after the other, ours perhaps before others: it has to say the same twice. A pod whose device were
+// offered as another resource meanwhile would end with UnexpectedAdmissionError.
 func (o *Offer) ask(ctx context.Context, now time.Time) {
 	if o.Holder == nil {
 		o.open = true
@@ -183,7 +217,11 @@ func (o *Offer) ask(ctx context.Context, now time.Time) {
 	switch {
 	case o.open:
 	case complete:
-		o.open = true
+		if now.Sub(o.Holder.Started()) > o.Settle || o.first.confirmedBy(held, now) {
+			o.open = true
+		} else if !maps.Equal(held, o.first.held) || o.first.at.IsZero() {
+			o.first = holding{held, now}
+		}
 	case !o.Holder.Up(ctx):
 		o.waiting = time.Time{} // nobody is there to offer anything to
 	case o.waiting.IsZero():

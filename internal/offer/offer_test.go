@@ -45,6 +45,7 @@ type node struct {
 
 	inventory offer.Inventory // the node itself, unless a test wants one that looks by itself
 	patience  time.Duration   // for the kubelet to say what pods have
+	settle    time.Duration   // for what it says to be all
 
 	changed chan struct{}
 	mu      sync.Mutex
@@ -86,6 +87,7 @@ func prepareNode(t *testing.T, config string) *node {
 	n := &node{
 		t: t, tree: pcitest.New(t), kubelet: kubelettest.New(t), config: t.TempDir(), files: t.TempDir(), log: &syncBuffer{},
 		changed: make(chan struct{}), reload: make(chan struct{}), patience: time.Hour,
+		settle: 20 * time.Millisecond,
 	}
 	n.inventory = n
 	n.tree.AddIGB("02", "ens2", 4, 2)
@@ -99,7 +101,7 @@ func (n *node) start() {
 	n.offer = &offer.Offer{
 		Config:    &offer.ConfigFile{Path: filepath.Join(n.config, "config.json"), Node: "node1", Prefix: "intel.com"},
 		Inventory: n.inventory, Log: log, Reload: n.reload, Look: 5 * time.Millisecond, Grace: time.Hour,
-		Patience: n.patience, Settle: 20 * time.Millisecond,
+		Patience: n.patience, Settle: n.settle,
 		DevInfo: devinfo.Dir{Root: filepath.Join(n.files, "devinfo")}, CDI: &cdi.Dir{Root: filepath.Join(n.files, "cdi")},
 		Holder: offer.PodResources{
 			Socket:  filepath.Join(n.kubelet.Dir, "pod-resources", "kubelet.sock"),

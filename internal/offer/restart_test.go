@@ -42,6 +42,22 @@ func TestRestartWaitsForWhatPodsHave(t *testing.T) {
 	n.sees(resource, vf0)
 }
 
+// A kubelet that just started may list our own pod before others: what it says first has to be said twice.
+func TestRestartOfBothWaitsForAllPods(t *testing.T) {
+	n := prepareNode(t, pools(other, fewVFs))
+	n.settle = time.Hour // the kubelet is young
+	n.kubelet.Give(vf0, resource)
+	n.kubelet.Knows(kubelettest.OwnPodFirst)
+	n.kubelet.Start()
+	t.Cleanup(n.kubelet.Stop)
+	n.start()
+	n.sees("intel.com/other", vf1)
+	n.sees(resource, vf0)
+	if log := n.log.String(); strings.Contains(log, "resource=intel.com/other devices=2") {
+		t.Errorf("a pod's device was offered as another resource:\n%s", log)
+	}
+}
+
 // Where the kubelet runs but says nothing for too long, devices are offered all the same.
 func TestKubeletThatDoesNotTell(t *testing.T) {
 	n := prepareNode(t, pools(all))
@@ -214,4 +230,34 @@ func TestDeviceFiles(t *testing.T) {
 	n.kubelet.Give(vf1, "")
 	n.start()
 	have("a pod ended meanwhile", []string{both[4]})
+}
+
+// Files of pools that left the configuration go when no pod has their devices, though that ends while nobody looks.
+func TestFilesOfFormerPools(t *testing.T) {
+	n := newNode(t, pools(first, other))
+	n.sees(resource, vf0)
+	n.sees("intel.com/other", vf1)
+	for id, resource := range map[string]string{vf0: resource, vf1: "intel.com/other"} {
+		n.allocate(resource, id)
+		n.kubelet.Give(id, resource)
+	}
+	const file0, file1 = "intel.com-sriov-0000:02:10.0-device.json", "intel.com-other-0000:02:10.2-device.json"
+	have := func(what string, want ...string) {
+		t.Helper()
+		n.afterSomeRounds()
+		if diff := cmp.Diff(append([]string{}, want...), n.deviceFiles()); diff != "" {
+			t.Errorf("%s: files (-want +got):\n%s", what, diff)
+		}
+	}
+	n.configure(pools(`{"resourceName": "third", "selectors": {"drivers": ["vfio-pci"]}}`))
+	have("no pool has them", file1, file0)
+	n.kubelet.Give(vf0, "")
+	have("one is free", file1)
+	n.stop()
+	n.kubelet.Give(vf1, "")
+	n.start()
+	have("after a restart")
+	if owned, err := n.offer.DevInfo.Resources(); err != nil || len(owned) != 1 || owned[0] != "intel.com/third" {
+		t.Errorf("resources whose files are ours: %v, %v", owned, err)
+	}
 }

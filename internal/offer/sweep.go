@@ -2,13 +2,43 @@ package offer
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/viaduct-sriov/viaduct/internal/cdi"
+	"github.com/viaduct-sriov/viaduct/internal/plugin"
 )
 
-// sweep removes the files of devices that no pod has: the device-info of the pools' own devices, since the folder is shared
-// with other device plugins, and all CDI specifications of ours. What cannot be removed now is tried again in the next
-// round.
+// own notes on disk which resources' device-info is ours, before there is any: the folder is shared with other device plugins,
+// and a pool may leave the configuration, or this program restart, while a pod has its devices.
+func (o *Offer) own(resources []plugin.Resource) {
+	owned := o.owned
+	if owned == nil {
+		var err error
+		if owned, err = o.DevInfo.Resources(); err != nil {
+			o.Log.Warn("files of resources that are no longer configured will stay", "err", err)
+		}
+	}
+	all := slices.Clone(owned)
+	for _, r := range resources {
+		all = append(all, r.Name)
+	}
+	o.setOwned(all)
+}
+
+func (o *Offer) setOwned(resources []string) {
+	slices.Sort(resources)
+	resources = slices.Compact(resources)
+	if o.owned != nil && slices.Equal(resources, o.owned) {
+		return
+	}
+	if err := o.DevInfo.SetResources(resources); err != nil {
+		o.Log.Warn("files of these resources will stay if they leave the configuration", "resources", resources, "err", err)
+	}
+	o.owned = append([]string{}, resources...) // not nil
+}
+
+// sweep removes the files of devices that no pod has: the device-info of our resources, and all CDI specifications of ours.
+// What cannot be removed now is tried again in the next round.
 func (o *Offer) sweep(claimed map[string]claim) {
 	err := o.sweepDevInfo(claimed)
 	if o.CDI != nil {
@@ -29,12 +59,13 @@ func (o *Offer) sweep(claimed map[string]claim) {
 
 func (o *Offer) sweepDevInfo(claimed map[string]claim) error {
 	var faults []error
-	for i := range o.Config.inForce.Pools {
-		resource := o.Config.inForce.Pools[i].Resource
+	var owned []string
+	for _, resource := range o.owned {
 		ids, err := o.DevInfo.Devices(resource)
 		faults = append(faults, err)
+		left := len(ids)
 		for _, id := range ids {
-			if o.last[id].resource != resource || claimed[id].resource == resource {
+			if claimed[id].resource == resource {
 				continue
 			}
 			path, err := o.DevInfo.DevicePath(resource, id)
@@ -45,8 +76,14 @@ func (o *Offer) sweepDevInfo(claimed map[string]claim) error {
 				faults = append(faults, err)
 				continue
 			}
+			left--
 			o.Log.Info("remove device-info of a free device", "resource", resource, "device", id)
 		}
+		configured := slices.ContainsFunc(o.last.resources, func(r plugin.Resource) bool { return r.Name == resource })
+		if left > 0 || configured || err != nil {
+			owned = append(owned, resource)
+		}
 	}
+	o.setOwned(owned)
 	return errors.Join(faults...)
 }

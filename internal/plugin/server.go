@@ -42,12 +42,17 @@ func (s *server) set(r Resource) {
 	defer s.mu.Unlock()
 	old := s.resource
 	s.resource = r
-	if old.ExcludeTopology == r.ExcludeTopology && slices.Equal(old.Devices, r.Devices) {
+	if old.ExcludeTopology == r.ExcludeTopology && sameDevices(old.Devices, r.Devices) {
 		return
 	}
 	s.logChanges(old.Devices, r.Devices)
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// sameDevices looks first whether it is one list: of many resources most are as they were.
+func sameDevices(a, b []Device) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 func (s *server) logChanges(before, after []Device) {

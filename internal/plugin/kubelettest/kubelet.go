@@ -49,10 +49,12 @@ type Kubelet struct {
 // Pods is what the kubelet's podresources socket says.
 type Pods int
 
-// A kubelet knows all its pods, of which one is Pod; or it has just started and knows none yet; or it does not say.
+// A kubelet knows all its pods, of which one is Pod; or it has just started and knows none
+// yet, or Pod alone the first time that it is asked; or it does not say.
 const (
 	AllPods Pods = iota
 	NoPodsYet
+	OwnPodFirst
 	PodsNotTold
 )
 
@@ -217,6 +219,10 @@ func (k *Kubelet) List(context.Context, *podresources.ListPodResourcesRequest) (
 		return response, nil
 	}
 	response.PodResources = append(response.PodResources, &podresources.PodResources{Namespace: Namespace, Name: Pod})
+	if k.pods == OwnPodFirst {
+		k.pods = AllPods
+		return response, nil
+	}
 	for id, resource := range k.given {
 		response.PodResources = append(response.PodResources, &podresources.PodResources{Containers: []*podresources.ContainerResources{
 			{Devices: []*podresources.ContainerDevices{{ResourceName: resource, DeviceIds: []string{id}}}},
