@@ -27,7 +27,8 @@ import (
 func main() {
 	beFrugal(os.Getenv)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	running, _ := os.ReadFile("/proc/1/cmdline") // elsewhere than in a container it is another program's
+	err := run(ctx, likeRunning(os.Args[1:], running), os.Getenv, os.Stdout, os.Stderr)
 	stop()
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "device-plugin:", err)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -101,4 +103,17 @@ func (o *options) setLevel(s string) error {
 	}
 	older := map[string]string{"warning": "warn", "panic": "error", "fatal": "error"}
 	return o.level.UnmarshalText([]byte(cmp.Or(older[name], name)))
+}
+
+// likeRunning puts the flags of the device plugin that runs in the same container before those of a dry run, which win: so the
+// dry run looks at the file, folders and prefix of the DaemonSet. cmdline is what the kernel has of the running program.
+func likeRunning(args []string, cmdline []byte) []string {
+	isDryRun := func(arg string) bool {
+		return strings.TrimLeft(arg, "-") == "dry-run" || strings.TrimLeft(arg, "-") == "dry-run=true"
+	}
+	running := strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")
+	if filepath.Base(running[0]) != "device-plugin" || !slices.ContainsFunc(args, isDryRun) {
+		return args
+	}
+	return slices.Concat(running[1:], args)
 }

@@ -2,9 +2,12 @@ package inventory
 
 import (
 	"log/slog"
+	"maps"
+	"math/rand/v2"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
@@ -81,6 +84,62 @@ func TestLinksChange(t *testing.T) {
 		if same := d == before[n]; same == (d.ID == vf) || (d.Reserved == "") != (n == 2) {
 			t.Errorf("%s: the same %v, reserved %q", d.ID, same, d.Reserved)
 		}
+	}
+}
+
+// Following changes one by one comes to what looking at everything each time does.
+func TestChangesOneByOne(t *testing.T) {
+	tree := pcitest.New(t)
+	vfs := append(tree.AddIGB("02", "ens2", 10, 4), tree.AddIGB("03", "ens3", 20, 4)...)
+	links := map[int]netlinks.NodeLink{}
+	for index := range 40 {
+		links[index] = netlinks.NodeLink{Name: "eth", Up: true}
+	}
+	inventory := func() *Inventory {
+		i := New(tree.Root, slog.New(slog.DiscardHandler), Options{
+			Links: func() (map[int]netlinks.NodeLink, error) { return maps.Clone(links), nil },
+		})
+		i.lookAtAll()
+		i.look()
+		return i
+	}
+	follows, scans := inventory(), inventory()
+	random := rand.New(rand.NewPCG(1, 2))
+	for step := range 300 {
+		id := vfs[random.IntN(len(vfs))]
+		address, err := pci.ParseAddress(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		what := []string{"igbvf", "vfio-pci", "uio_pci_generic", "", "gone", "links"}[random.IntN(6)]
+		switch what {
+		case "gone":
+			pf := id[:7] + ":00.0"
+			tree.RemoveVFs(pf)
+			for _, vf := range vfs {
+				if vf[:7] == id[:7] {
+					tree.AddVF(pf, pcitest.Func{Address: vf, Vendor: "8086", Device: "10ca", Class: "020000", Driver: "igbvf"})
+				}
+			}
+			follows.event(pci.Change{Lost: true})
+		case "links":
+			links[random.IntN(40)] = netlinks.NodeLink{Name: "eth", Up: random.IntN(2) == 0, Addressed: []string{"", "it has one"}[random.IntN(2)]}
+			follows.lookAtLinks()
+		default:
+			tree.Bind(id, what)
+			follows.event(bound(address))
+		}
+		follows.look()
+		scans.lookAtAll()
+		scans.look()
+		got, _ := follows.Devices()
+		want, _ := scans.Devices()
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("step %d, %s of %s (-scanned +followed):\n%s", step, what, id, diff)
+		}
+	}
+	if s := follows.Stats(); s.Refreshes < 100 {
+		t.Errorf("it scanned: %+v", s)
 	}
 }
 

@@ -50,13 +50,13 @@ type viewer struct {
 	divided divided
 	now     func() time.Time
 
-	believed []seen // of the last view that was settled: what did not change since then is not described anew
-	latest   []seen // of the last view
-	anew     bool   // interfaces changed: everything has to be described anew
-	dropped  bool   // there may be memories of devices that are gone
+	believed []*seen // of the last view that was settled: what did not change since then is not described anew
+	latest   []*seen // of the last view
+	anew     bool    // interfaces changed: everything has to be described anew
+	dropped  bool    // there may be memories of devices that are gone
 }
 
-// A seen is one function of a snapshot, and what it was described as.
+// A seen is one function of a snapshot, and what it was described as. It does not change once that is done.
 type seen struct {
 	function *pci.Device
 	pf       *pci.Device // nil: it has none
@@ -75,18 +75,19 @@ func newViewer() *viewer {
 // before it removes them.
 func (v *viewer) view(s *pci.Snapshot, links map[int]netlinks.NodeLink) (devices []*Device, odd []pci.Address) {
 	all, stale := v.match(s)
-	for i := range all {
-		if d := all[i].function; all[i].again && (d.IsPF() || len(d.Subfunctions) > 0) {
-			v.notePF(d, links)
+	for _, e := range all {
+		if e.again && (e.function.IsPF() || len(e.function.Subfunctions) > 0) {
+			v.notePF(e.function, links)
 		}
 	}
 	devices = make([]*Device, 0, len(v.believed)+len(v.believed)/8)
-	for i := range all {
-		e := &all[i]
-		if e.again || len(stale) > 0 && slices.Contains(stale, e.pf) {
-			if v.describe(e, s, links) {
-				odd = append(odd, e.function.Address)
-			}
+	for i, e := range all {
+		if len(stale) > 0 && !e.again && slices.Contains(stale, e.pf) {
+			e = &seen{function: e.function, devices: e.devices, again: true}
+			all[i] = e
+		}
+		if e.again && v.describe(e, s, links) {
+			odd = append(odd, e.function.Address)
 		}
 		devices = append(devices, e.devices...)
 	}
@@ -96,26 +97,27 @@ func (v *viewer) view(s *pci.Snapshot, links map[int]netlinks.NodeLink) (devices
 
 // match finds what of the snapshot is as it was, and the functions that are no more, or not as they were: what was said of
 // their VFs does not hold either.
-func (v *viewer) match(s *pci.Snapshot) (all []seen, stale []*pci.Device) {
-	all = make([]seen, 0, len(s.Devices()))
+func (v *viewer) match(s *pci.Snapshot) (all []*seen, stale []*pci.Device) {
+	all = make([]*seen, 0, len(s.Devices()))
 	old := v.believed
 	for _, d := range s.Devices() {
 		for len(old) > 0 && old[0].function != d && old[0].function.Address.Compare(d.Address) < 0 {
 			stale, old, v.dropped = append(stale, old[0].function), old[1:], true
 		}
-		e := seen{function: d, again: true}
+		var was *seen
 		if len(old) > 0 && (old[0].function == d || old[0].function.Address == d.Address) {
-			e, old = old[0], old[1:]
-			if e.again = e.again || v.anew || e.function != d; e.again {
-				e.was = e.function
-			}
-			if e.function != d {
-				stale = append(stale, e.function)
-				v.dropped = v.dropped || len(e.devices) > 1
-			}
-			e.function = d
+			was, old = old[0], old[1:]
 		}
-		all = append(all, e)
+		switch {
+		case was == nil:
+			was = &seen{function: d, again: true}
+		case was.function != d || was.again || v.anew:
+			if was.function != d {
+				stale, v.dropped = append(stale, was.function), v.dropped || len(was.devices) > 1
+			}
+			was = &seen{function: d, devices: was.devices, was: was.function, again: true}
+		}
+		all = append(all, was)
 	}
 	for _, e := range old {
 		stale, v.dropped = append(stale, e.function), true

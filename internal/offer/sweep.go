@@ -68,12 +68,8 @@ func (o *Offer) sweepDevInfo(claimed map[string]claim) error {
 			if claimed[id].resource == resource {
 				continue
 			}
-			path, err := o.DevInfo.DevicePath(resource, id)
-			if err == nil {
-				err = o.DevInfo.Remove(path)
-			}
-			if err != nil {
-				faults = append(faults, err)
+			if failed := o.removeDevInfo(resource, id); failed != nil {
+				faults = append(faults, failed)
 				continue
 			}
 			left--
@@ -86,4 +82,12 @@ func (o *Offer) sweepDevInfo(claimed map[string]claim) error {
 	}
 	o.setOwned(owned)
 	return errors.Join(faults...)
+}
+
+func (o *Offer) removeDevInfo(resource, id string) error {
+	path, err := o.DevInfo.DevicePath(resource, id)
+	if err != nil {
+		return err
+	}
+	return o.DevInfo.Remove(path)
 }
