@@ -3,10 +3,13 @@ package vf
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -162,4 +165,66 @@ func FuzzAnswers(f *testing.F) {
 		}}
 		_ = a.read(b)
 	})
+}
+
+// A signal ends a wait for the kernel: on a socket with a time limit even one whose handler restarts calls. The wait goes on.
+func TestSignals(t *testing.T) {
+	c := connect(t, "/proc/thread-self/ns/net")
+	lo := loopback(t).Index
+	tid, answer := make(chan int), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		tid <- unix.Gettid()
+		b, err := c.receive()
+		if err == nil && len(b) < unix.SizeofNlMsghdr {
+			err = fmt.Errorf("%d bytes", len(b))
+		}
+		answer <- err
+	}()
+	waiting := <-tid
+	for range 5 {
+		awaitCall(t, waiting, unix.SYS_RECVFROM)
+		if err := unix.Tgkill(unix.Getpid(), waiting, unix.SIGURG); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitCall(t, waiting, unix.SYS_RECVFROM)
+	r := c.request(unix.RTM_GETLINK, 0, lo, 0, 0)
+	if err := unix.Sendto(c.socket, r.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answer; err != nil {
+		t.Error(err)
+	}
+}
+
+// awaitCall waits until a thread is in a system call.
+func awaitCall(t *testing.T, tid, call int) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
+		in, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/syscall", tid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(string(in), fmt.Sprint(call, " ")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the thread is not in call %d, but: %s", call, in)
+		}
+	}
+}
+
+// A dump that changed under the kernel's hands is asked for again.
+func TestInterruptedDump(t *testing.T) {
+	for flags, want := range map[uint16]bool{unix.NLM_F_MULTI: false, unix.NLM_F_MULTI | unix.NLM_F_DUMP_INTR: true} {
+		b := binary.NativeEndian.AppendUint32(nil, unix.SizeofNlMsghdr)
+		b = binary.NativeEndian.AppendUint16(b, unix.NLMSG_DONE)
+		b = binary.NativeEndian.AppendUint16(b, flags)
+		a := answers{seq: 1}
+		if err := a.read(append(b, 1, 0, 0, 0, 0, 0, 0, 0)); err != nil || !a.done || a.interrupted != want {
+			t.Errorf("flags %#x: %v, done %v, interrupted %v", flags, err, a.done, a.interrupted)
+		}
+	}
 }
