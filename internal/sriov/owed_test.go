@@ -3,10 +3,12 @@ package sriov
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -204,6 +206,18 @@ func TestDelWithoutAPF(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A DEL that has to wait for everything ends before whoever calls it gives up, and hands over to the next one first.
+func TestWaits(t *testing.T) {
+	p := New(t.TempDir(), slog.New(slog.DiscardHandler))
+	const minute, settle = time.Minute, 3 * time.Second // of vf.Settle
+	if all := p.LockWait + p.IPAMWait + p.ReturnWait + rebindWait + settle; all >= minute {
+		t.Errorf("they add up to %v", all)
+	}
+	if p.LockWait >= p.IPAMWait {
+		t.Errorf("a DEL waits %v for an ADD whose IPAM plugin may hang for %v, and cannot call it off", p.LockWait, p.IPAMWait)
+	}
 }
 
 // No DEL that failed answers in words that containerd takes for success.

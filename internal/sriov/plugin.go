@@ -34,9 +34,12 @@ type Plugin struct {
 	Log     *slog.Logger
 	Out     io.Writer // takes the result, and nothing else
 
-	LockWait   time.Duration // how long to wait for another verb for the same VF; less than IPAMWait, which may be what it waits for
+	// Whoever calls us gives a minute for all, so the waits of one call that meets with everything, and those for drivers, stay
+	// within it. LockWait is the shortest: a DEL that does not get the lock calls off an ADD that hangs, in its IPAM plugin most
+	// likely, and has the rest of the minute for its own work when it is asked again.
+	LockWait   time.Duration // how long to wait for another verb for the same VF
 	ReturnWait time.Duration // how long a VF may take to come back from a netns that has gone
-	IPAMWait   time.Duration // how long an IPAM plugin may take: whoever calls us gives a minute for all
+	IPAMWait   time.Duration // how long an IPAM plugin may take
 
 	givesUp bool // addresses that cannot be released: an operator said so
 }
@@ -224,13 +227,12 @@ func (d *device) hasNetdev() bool {
 	if strings.HasSuffix(strings.ReplaceAll(d.vf.Driver, "-", "_"), "vfio_pci") {
 		return false
 	}
-	// vfio-pci's variants have a vfio-dev folder, whatever they are called, and a vDPA device is a child of the VF.
-	for _, child := range []string{"vfio-dev", "vdpa[0-9]*"} {
-		if found, _ := filepath.Glob(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key(), child)); len(found) > 0 {
-			return false
-		}
+	if d.vf.VDPA != nil {
+		return false
 	}
-	return true
+	// vfio-pci's variants have a vfio-dev folder, whatever they are called.
+	_, err := os.Lstat(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key(), "vfio-dev"))
+	return err != nil
 }
 
 // pfMTU is the largest MTU that the VF may have.

@@ -252,6 +252,9 @@ func (d *device) await(ctx context.Context, driver string) (vf.Netdev, error) {
 	}
 }
 
+// rebindWait is how long a driver may take to make an interface; igbvf takes 0.1 s.
+const rebindWait = 5 * time.Second
+
 // rebind takes the interface from whoever still holds its namespace: without its driver it is gone there, and with it a
 // new one comes up here. It is for an owner that is no more, and changes the MAC of VFs that choose their own.
 func (d *device) rebind(driver string) (vf.Netdev, error) {
@@ -265,7 +268,7 @@ func (d *device) rebind(driver string) (vf.Netdev, error) {
 			return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w, and binding its driver again failed: %w", errAway, err))
 		}
 	}
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(rebindWait); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if dev, ok := d.atHome(); ok {
 			d.vf.Driver, d.id.Driver = driver, driver
 			return dev, nil
