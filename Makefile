@@ -39,7 +39,7 @@ demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from not
 .PHONY: test
 test: ## every test there is
 	hack/stages test-unit
-	$(MAKE) image tools bin/cni-plugins
+	$(MAKE) image tools bin/cni-plugins bin/sriov-helper
 	VMS=1 hack/stages test-lab test-cluster
 
 ## building
@@ -56,6 +56,12 @@ tools: bin/lab bin/cluster bin/demo ## the lab, the cluster and the demo, in bin
 bin/lab bin/cluster bin/demo: setup-go
 	@mkdir -p bin
 	CGO_ENABLED=0 go build -o $@ ./test/$(@F)
+
+# What the tests of internal/sriov start a thousand times in the lab, where nothing can be built quickly.
+.PHONY: bin/sriov-helper
+bin/sriov-helper: setup-go
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -ldflags '-s -w' -o $@ ./internal/sriov/testdata/helper
 
 .PHONY: bin/cni-plugins
 bin/cni-plugins: setup-go
@@ -91,7 +97,7 @@ test-unit: setup-go ## tests that need no VM, with the race detector (which need
 VMS ?= 2
 
 .PHONY: test-lab
-test-lab: build bin/lab bin/cni-plugins ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers
+test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers
 	@[ -n "$(call tagged,lab)" ] || { echo "no package has lab tests: that cannot be right"; exit 1; }
 	go test -tags lab -p $(VMS) -count=$(COUNT) -timeout 60m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
 
@@ -110,7 +116,7 @@ bench: build bin/lab ## every benchmark; those of the VF path run in the lab, as
 	go test -tags lab -v -run '^$$' -bench . -timeout 60m -exec '$(LAB)' ./test/bench/...
 
 .PHONY: crash
-crash: build bin/lab ## SIGKILL at every point of the VF path, each with every recovery, and a reboot; 500 pods on 8 VFs
+crash: build bin/lab bin/sriov-helper ## SIGKILL at every point of the VF path, each with every recovery, and a reboot; 500 pods on 8 VFs
 	go test -tags lab -v -count=1 -timeout 12h -exec '$(LAB)' ./internal/sriov/ -run 'TestKilledAnywhere|TestWorkers' -args -crash-full -cycles 500
 	@disk=$$(mktemp -d); trap 'rm -rf "$$disk"' EXIT; \
 	for half in before after; do \

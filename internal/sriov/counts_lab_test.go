@@ -7,7 +7,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/tracetest"
 )
+
+// maxPeak is the memory that one call may take, in KiB: a node starts many at once. hack/size holds the binary.
+const maxPeak = 12_000_000 / 1024
 
 // The bar of an ADD and a DEL: what they ask of the kernel. Counts cannot be noisy. Two writes of the record are intent and
 // outcome, and no fsync: see DefaultRecords.
@@ -18,15 +23,18 @@ func TestCounts(t *testing.T) {
 	counted := []string{"read the PF", "VF settings", "(move)", "exec", "rename", "fsync"}
 	count := func(p *pod, verb string) map[string]int {
 		s := &site{node: n, scenario: scenario{verb: verb}, d: d, p: p}
-		tr, err := s.traced(kill{})
-		if err != nil || tr.status.ExitStatus() != 0 {
+		tr, err := s.traced(tracetest.Kill{})
+		if err != nil || tr.Status.ExitStatus() != 0 {
 			t.Fatalf("%s: %v: %s", verb, err, s.log.Bytes())
 		}
-		t.Logf("%s: %s", verb, strings.Join(tr.points, "\n\t"))
+		t.Logf("%s: %d KiB at most, %v", verb, tr.Peak, tr.Calls)
+		if tr.Peak == 0 || tr.Peak > maxPeak {
+			t.Errorf("%s had %d KiB in memory, more than %d", verb, tr.Peak, maxPeak)
+		}
 		counts := map[string]int{}
-		for _, point := range tr.points {
+		for _, c := range tr.Calls {
 			for _, word := range counted {
-				if strings.Contains(point, word) {
+				if strings.Contains(c.String(), word) {
 					counts[word]++
 				}
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/viaduct-sriov/viaduct/internal/tracetest"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
@@ -30,6 +31,10 @@ type scenario struct {
 	// CI kills rare ones before each call only (after it is before the next) and reboots after none, and sampled ones at every
 	// third point.
 	rare, sampled bool
+}
+
+func (sc scenario) kill(at int, after bool) tracetest.Kill {
+	return tracetest.Kill{At: at, After: after, Child: sc.child, Of: func(c tracetest.Call) bool { return strings.Contains(c.String(), sc.only) }}
 }
 
 // A site is one try: a VF that is as it was before, a pod, and a kill somewhere.
@@ -114,7 +119,7 @@ func everywhere(n *node, d *pci.Device, sc scenario) (all score) {
 			}
 			for _, r := range todo {
 				s := &site{node: n, scenario: sc, d: d, was: was}
-				where, err := s.try(kill{at: at, after: after, only: sc.only, child: sc.child}, r)
+				where, err := s.try(sc.kill(at, after), r)
 				was = s.was
 				if err != nil && where == "" {
 					n.Fatalf("%s, not killed: %v\n%s", sc.name, err, s.log.Bytes())
@@ -139,7 +144,7 @@ func everywhere(n *node, d *pci.Device, sc scenario) (all score) {
 }
 
 // try runs the verb into its death, and a recovery. It tells where it died, empty if it did not.
-func (s *site) try(k kill, r recovery) (where string, err error) {
+func (s *site) try(k tracetest.Kill, r recovery) (where string, err error) {
 	s.p = s.newPod()
 	defer func() {
 		for _, f := range s.undo {
@@ -159,21 +164,21 @@ func (s *site) try(k kill, r recovery) (where string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if tr.killed == "" {
+	if tr.Killed == "" {
 		r = recoveries()[0]
 	}
 	if err := r.run(s); err != nil {
-		return tr.killed, err
+		return tr.Killed, err
 	}
 	if s.finish != nil {
 		if err := s.finish(s); err != nil {
-			return tr.killed, err
+			return tr.Killed, err
 		}
 	}
-	return tr.killed, s.leftovers(s.d, s.was)
+	return tr.Killed, s.leftovers(s.d, s.was)
 }
 
-func (s *site) traced(k kill) (*trace, error) {
+func (s *site) traced(k tracetest.Kill) (*tracetest.Trace, error) {
 	fmt.Fprintf(&s.log, "%s of %s, traced\n", s.verb, s.p.id)
 	var out bytes.Buffer
 	cmd, err := s.p.call(s.verb, s.conf()).command(s.Context(), &out)
@@ -181,9 +186,12 @@ func (s *site) traced(k kill) (*trace, error) {
 		return nil, err
 	}
 	cmd.Stderr = &s.log
-	tr, err := runTraced(cmd, k)
-	fmt.Fprintf(&s.log, "%s\nkilled %s; exit status %d\n", out.Bytes(), tr.killed, tr.status.ExitStatus())
-	return tr, err
+	tr, err := tracetest.Run(cmd, *helper, k)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(&s.log, "%s\nkilled %s; exit status %d\n", out.Bytes(), tr.Killed, tr.Status.ExitStatus())
+	return tr, nil
 }
 
 // leftovers tells what is not as before.

@@ -3,7 +3,6 @@
 package sriov_test
 
 import (
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -11,72 +10,18 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 )
 
-// beIPAM answers one call. Its "ipam" section may say "addresses", "hang": "ADD", "fail": "DEL", and a file in "until" ends
-// its hanging.
-func beIPAM() error {
-	var in struct {
-		IPAM struct {
-			Addresses []string `json:"addresses"`
-			Hang      string   `json:"hang"`
-			Fail      string   `json:"fail"`
-			Until     string   `json:"until"`
-		} `json:"ipam"`
-	}
-	if err := json.NewDecoder(os.Stdin).Decode(&in); err != nil {
-		return err
-	}
-	verb, lease := os.Getenv("CNI_COMMAND"), filepath.Join(leases, os.Getenv("CNI_CONTAINERID")+"-"+os.Getenv("CNI_IFNAME"))
-	if in.IPAM.Fail == verb {
-		return errors.New("told to fail")
-	}
-	switch verb {
-	case "ADD":
-		if err := os.WriteFile(lease, nil, 0o600); err != nil {
-			return err
-		}
-	case "GC": // of everything
-		if err := os.RemoveAll(leases); err != nil {
-			return err
-		}
-		return os.Mkdir(leases, 0o700)
-	case "DEL":
-		if err := os.Remove(lease); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	if in.IPAM.Hang == verb {
-		if _, err := eventually(func() (fs.FileInfo, error) { return os.Stat(in.IPAM.Until) }); err != nil {
-			return err
-		}
-	}
-	if verb != "ADD" {
-		return nil
-	}
-	r := &types100.Result{CNIVersion: "1.0.0"}
-	for _, a := range in.IPAM.Addresses {
-		n, err := types.ParseCIDR(a)
-		if err != nil {
-			return err
-		}
-		r.IPs = append(r.IPs, &types100.IPConfig{Address: *n})
-	}
-	return r.Print()
-}
-
 var ipamDir string
 
-// cniPath is a folder with the IPAM plugin.
+// cniPath is a folder with the IPAM plugin: the helper, under its name.
 func cniPath() string {
 	if ipamDir != "" {
 		return ipamDir
 	}
 	dir := "/run/test-cni"
-	self, err := os.Executable()
+	self, err := filepath.Abs(*helper)
 	if err == nil {
 		err = os.MkdirAll(dir, 0o755)
 	}

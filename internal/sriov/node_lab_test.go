@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/safchain/ethtool"
 
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
@@ -24,8 +23,12 @@ import (
 
 // These tests run the built plugin as a container runtime would, on VFs of real drivers: in the lab, as root.
 //
-//	make build && go test -tags lab -exec "$PWD/bin/lab run --" ./internal/sriov/
-var plugin = flag.String("sriov-binary", "../../bin/sriov-cni", "the CNI plugin to test, another one to compare")
+//	make build bin/sriov-helper && go test -tags lab -exec "$PWD/bin/lab run --" ./internal/sriov/
+var (
+	plugin = flag.String("sriov-binary", "../../bin/sriov-cni", "the CNI plugin to test, another one to compare")
+	// It is an IPAM plugin that gives fixed addresses and keeps a file per lease, and it starts what is traced.
+	helper = flag.String("helper", "../../bin/sriov-helper", "what make bin/sriov-helper has built from testdata/helper")
+)
 
 const (
 	numVFs  = 4 // on each PF
@@ -35,19 +38,7 @@ const (
 	patience = time.Minute
 )
 
-// The test binary is the IPAM plugin, too, under another name: one that gives fixed addresses, and keeps a file per lease.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "test-ipam" {
-		if err := beIPAM(); err != nil {
-			_ = types.NewError(types.ErrInternal, err.Error(), "").Print()
-			os.Exit(1)
-		}
-		return
-	}
-	if len(os.Args) > 2 && os.Args[1] == "be-traced" {
-		fmt.Fprintln(os.Stderr, "run the traced program:", beTraced(os.Args[2:]))
-		os.Exit(1)
-	}
 	flag.Parse()
 	if err := prepare(); err != nil {
 		fmt.Fprintln(os.Stderr, "prepare the lab:", err)
@@ -58,6 +49,9 @@ func TestMain(m *testing.M) {
 
 func prepare() error {
 	if err := fresh(*plugin); err != nil {
+		return err
+	}
+	if err := fresh(*helper); err != nil {
 		return err
 	}
 	for _, module := range []string{"igb", "igbvf"} {
@@ -117,17 +111,18 @@ func awaitVFs(n int) error {
 func fresh(path string) error {
 	built, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("%w: make build makes it", err)
+		return fmt.Errorf("%w: make build bin/sriov-helper makes it", err)
 	}
-	if filepath.Base(path) != "sriov-cni" {
-		return nil // somebody else's
+	sources := map[string][]string{
+		"sriov-cni":    {".", "../../pkg/vf", "../../pkg/netns", "../../pkg/pci", "../cni", "../netlinks", "../journal", "../../cmd/sriov-cni"},
+		"sriov-helper": {"testdata/helper", "../tracetest"},
 	}
-	for _, dir := range []string{".", "../../pkg/vf", "../../pkg/netns", "../../pkg/pci", "../netlinks", "../journal", "../../cmd/sriov-cni"} {
+	for _, dir := range sources[filepath.Base(path)] { // none of somebody else's
 		files, _ := filepath.Glob(filepath.Join(dir, "*.go"))
 		for _, f := range files {
 			info, err := os.Stat(f)
 			if err == nil && !strings.HasSuffix(f, "_test.go") && info.ModTime().After(built.ModTime()) {
-				return fmt.Errorf("%s is older than %s: make build", path, f)
+				return fmt.Errorf("%s is older than %s: make build bin/sriov-helper", path, f)
 			}
 		}
 	}

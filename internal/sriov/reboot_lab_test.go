@@ -8,10 +8,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/internal/tracetest"
 )
 
 var rebootPhase = flag.String("reboot", "", "before or after: only this half of TestReboot, with a true reboot of the lab (--persist) in between")
@@ -62,17 +63,17 @@ func killAdds(t *testing.T) *node {
 		s := &site{node: n, scenario: scenario{verb: "ADD"}, d: d, was: n.state(d), p: rebootPod(n, i)}
 		n.ip("netns", "add", s.p.ns)
 		if i == 0 { // runs to its end, and tells how many points there are
-			tr, err := s.traced(kill{})
+			tr, err := s.traced(tracetest.Kill{})
 			if err != nil || openRecords(t) == nil {
 				t.Fatalf("ADD: %v\n%s", err, s.log.Bytes())
 			}
-			points = tr.changes()
+			points = changes(tr)
 			continue
 		}
-		if tr, err := s.traced(kill{at: i * points / len(n.vfs)}); err != nil || tr.killed == "" {
+		if tr, err := s.traced(tracetest.Kill{At: i * points / len(n.vfs)}); err != nil || tr.Killed == "" {
 			t.Fatalf("ADD on VF %s was not killed: %v\n%s", d.Address, err, s.log.Bytes())
 		} else {
-			t.Logf("VF %s: killed %s", d.Address, tr.killed)
+			t.Logf("VF %s: killed %s", d.Address, tr.Killed)
 		}
 	}
 	unix.Sync()
@@ -107,10 +108,10 @@ func afterReboot(t *testing.T) {
 	}
 }
 
-// changes is how many of the points are some.
-func (t *trace) changes() (n int) {
-	for _, point := range t.points {
-		if !strings.Contains(point, "read ") {
+// changes is how many of the calls are some.
+func changes(t *tracetest.Trace) (n int) {
+	for _, c := range t.Calls {
+		if !c.Reads {
 			n++
 		}
 	}

@@ -1,0 +1,83 @@
+//go:build amd64
+
+// Command helper is an IPAM plugin if its name is test-ipam, and the tracer's launcher otherwise. Unlike the test itself it
+// is small, so that it can be started a thousand times.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/viaduct-sriov/viaduct/internal/tracetest"
+)
+
+// leases is the tests' folder with a file per lease.
+const leases = "/run/test-leases"
+
+func main() {
+	if filepath.Base(os.Args[0]) != "test-ipam" {
+		fmt.Fprintln(os.Stderr, "helper:", tracetest.Launch())
+		os.Exit(1)
+	}
+	if err := ipam(); err != nil {
+		fmt.Printf(`{"cniVersion":"1.0.0","code":999,"msg":%q}`, err)
+		os.Exit(1)
+	}
+}
+
+// ipam answers one call. Its "ipam" section may say "addresses", "hang": "ADD", "fail": "DEL", and a file in "until" ends
+// its hanging.
+func ipam() error {
+	var in struct {
+		IPAM struct {
+			Addresses []string `json:"addresses"`
+			Hang      string   `json:"hang"`
+			Fail      string   `json:"fail"`
+			Until     string   `json:"until"`
+		} `json:"ipam"`
+	}
+	if err := json.NewDecoder(os.Stdin).Decode(&in); err != nil {
+		return err
+	}
+	verb, lease := os.Getenv("CNI_COMMAND"), filepath.Join(leases, os.Getenv("CNI_CONTAINERID")+"-"+os.Getenv("CNI_IFNAME"))
+	if in.IPAM.Fail == verb {
+		return errors.New("told to fail")
+	}
+	switch verb {
+	case "ADD":
+		if err := os.WriteFile(lease, nil, 0o600); err != nil {
+			return err
+		}
+	case "GC": // of everything
+		if err := os.RemoveAll(leases); err != nil {
+			return err
+		}
+		return os.Mkdir(leases, 0o700)
+	case "DEL":
+		if err := os.Remove(lease); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for deadline := time.Now().Add(time.Minute); in.IPAM.Hang == verb; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(in.IPAM.Until); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			return err
+		}
+	}
+	if verb != "ADD" {
+		return nil
+	}
+	ips := make([]string, len(in.IPAM.Addresses))
+	for i, a := range in.IPAM.Addresses {
+		ips[i] = fmt.Sprintf(`{"address":%q}`, a)
+	}
+	_, err := fmt.Printf(`{"cniVersion":"1.0.0","ips":[%s]}`, strings.Join(ips, ","))
+	return err
+}
