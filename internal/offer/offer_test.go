@@ -287,6 +287,30 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// Allocations are counted by result, with the time that they took, and devices are a pod's from that moment.
+func TestMetricsOfAllocations(t *testing.T) {
+	n := newNode(t, pools(all))
+	n.sees(resource, vf0+" "+vf1)
+	n.tells("/metrics", `claimed_devices{resource="intel.com/sriov"} 0`)
+	n.allocate(resource, vf0)
+	n.tells("/metrics", `claimed_devices{resource="intel.com/sriov"} 1`)
+
+	metrics := offer.NewMetrics(n.offer, inventory.New(n.tree.Root, slog.New(slog.DiscardHandler), inventory.Options{}))
+	metrics.Allocated(resource, []string{vf0}, 3*time.Millisecond, nil)
+	metrics.Allocated(resource, []string{vf1}, 40*time.Millisecond, os.ErrNotExist)
+	metrics.Allocated(resource, []string{vf1}, 4*time.Millisecond, nil)
+	w := httptest.NewRecorder()
+	n.offer.Handler(metrics).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{
+		`allocations_total{resource="intel.com/sriov",result="ok"} 2`, `allocations_total{resource="intel.com/sriov",result="refused"} 1`,
+		`allocate_seconds_bucket{le="0.005"} 2`, `allocate_seconds_bucket{le="0.05"} 3`, `allocate_seconds_count 3`,
+	} {
+		if !strings.Contains(w.Body.String(), "viaduct_device_plugin_"+want+"\n") {
+			t.Errorf("no %s in\n%s", want, w.Body)
+		}
+	}
+}
+
 // tells waits until the HTTP handler says something: what the kubelet has is there a moment before it is reported.
 func (n *node) tells(path, part string) {
 	n.t.Helper()
