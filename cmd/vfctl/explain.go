@@ -19,6 +19,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/explain"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 	"github.com/viaduct-sriov/viaduct/internal/ondisk"
+	"github.com/viaduct-sriov/viaduct/internal/operator"
 )
 
 func newExplain() *cobra.Command {
@@ -33,7 +34,8 @@ The pod is one of the cluster, by name, or stands in a file, as do templates of 
 definitions come from the same file, from --nads, or else from the cluster. The cluster is asked with kubectl, with its
 configuration and your rights; with --nads nothing is asked.
 
-Which device a pod gets is the kubelet's to choose: they are told as #001, #002, … of each resource.`,
+Which device a pod gets is the kubelet's to choose: they are told as #001, #002, … of each resource. Of a pod of the cluster
+that is on this node, they are those that the kubelet gave to it.`,
 		Example: `  vfctl explain web-0 -n shop
   vfctl explain -f pod.yaml --nads networks/
   kubectl kustomize . | vfctl explain -f -`,
@@ -52,13 +54,14 @@ Which device a pod gets is the kubelet's to choose: they are told as #001, #002,
 	f.StringVarP(&e.namespace, "namespace", "n", "", "the pod's namespace where the file names none (default \"default\"), or in the cluster")
 	f.StringVar(&e.kubeconfig, "kubeconfig", "", "kubectl's configuration")
 	f.StringVar(&e.config, "config", "", "Multus' configuration file as the node's meta-agent has it")
+	f.StringVar(&e.kubelet, "kubelet-root", "/var/lib/kubelet", "the kubelet's root folder, with pod-resources/")
 	f.StringVar(&e.networks, "networks-dir", ondisk.DefaultFolder, "the node's folder of configurations for definitions without spec.config")
 	return cmd
 }
 
 type explainer struct {
-	file, nads, namespace, kubeconfig, config, networks string
-	in                                                  io.Reader
+	file, nads, namespace, kubeconfig, config, networks, kubelet string
+	in                                                           io.Reader
 }
 
 func (e *explainer) run(ctx context.Context, out io.Writer, args []string) error {
@@ -86,9 +89,21 @@ func (e *explainer) run(ctx context.Context, out io.Writer, args []string) error
 				return err
 			}
 		}
+		if e.file == "" {
+			e.askDevices(ctx, &pod)
+		}
 		errs = append(errs, node.Explain(out, pod, m.Definitions))
 	}
 	return errors.Join(errs...)
+}
+
+// askDevices replaces the stand-ins by what the pod has, if it is on this node. Elsewhere no kubelet is to be asked, or it
+// does not know the pod.
+func (e *explainer) askDevices(ctx context.Context, pod *explain.Pod) {
+	node := operator.Node{KubeletRoot: e.kubelet}
+	if devices, err := node.DevicesOf(ctx, pod.Namespace, pod.Name); err == nil && len(devices) > 0 {
+		pod.Devices = devices
+	}
 }
 
 // read takes the pods, and the definitions that need no asking.

@@ -38,7 +38,8 @@ func (n Node) wants(p Pod) (network.Wants, error) {
 	return n.Config.Apply(wants)
 }
 
-// Explain writes what the pod would get, network by network. The error says why it would not start.
+// Explain writes what the pod would get, network by network. The error says why it would not start; then what is written is
+// each network by itself, with the reason at those that are refused.
 func (n Node) Explain(w io.Writer, p Pod, definitions map[network.Reference]*network.Definition) error {
 	wants, err := n.wants(p)
 	if err != nil {
@@ -50,12 +51,17 @@ func (n Node) Explain(w io.Writer, p Pod, definitions map[network.Reference]*net
 			return err
 		}
 	}
-	plan, err := wants.Plan(found, p.Devices)
-	if err != nil {
-		return err
+	plan, refused := wants.Plan(found, p.Devices)
+	var explanations []network.Explanation
+	out := []error{refused}
+	if refused == nil {
+		explanations = wants.Explain(found, plan)
+		out = append(out, line(w, "pod %s/%s", p.Namespace, p.Name))
+	} else {
+		explanations = wants.ExplainRefused(found, p.Devices)
+		out = append(out, line(w, "pod %s/%s would not start; each of its networks by itself:", p.Namespace, p.Name))
 	}
-	out := []error{line(w, "pod %s/%s", p.Namespace, p.Name)}
-	for i, e := range wants.Explain(found, plan) {
+	for i, e := range explanations {
 		if i == 0 && wants.Default == nil && n.Config.HasDefault() {
 			e.Reasons = append(e.Reasons, fmt.Sprintf("it is what the node's configuration names: %s", n.Config.DefaultReference()))
 		}

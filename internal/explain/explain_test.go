@@ -146,7 +146,7 @@ func TestExplainRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := explained(t, tt.node, podWith(`{k8s.v1.cni.cncf.io/networks: '`+tt.networks+`'}`))
-			if !errors.Is(err, network.ErrInvalid) || out != "" {
+			if !errors.Is(err, network.ErrInvalid) || strings.Contains(out, "pod shop/web\n") {
 				t.Fatalf("got %q, %v", out, err)
 			}
 			for _, want := range append(tt.want, "pod shop/web") {
@@ -155,6 +155,25 @@ func TestExplainRefusals(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// One network that is refused hides none of the others.
+func TestExplainBesideARefusal(t *testing.T) {
+	got, err := explained(t, plainNode(), podWith(`{k8s.v1.cni.cncf.io/networks: 'nets/fast,none,kube-system/main@x0,nets/fast,nets/fast'}`))
+	if !errors.Is(err, network.ErrInvalid) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"pod shop/web would not start", "eth0            the node's default network\n", "net1            nets/fast\n", "device #001 of intel.com/sriov",
+		"net2            shop/none\n                - refused: ", "(NoDefinition)", "x0              kube-system/main\n                - asked for by k8s.v1.cni.cncf.io/networks[2]",
+		"net4            nets/fast\n", "device #002 of intel.com/sriov", "net5            nets/fast\n                - refused: ", "(MissingDevice)",
+	} {
+		i := strings.Index(got, want)
+		if i < 0 {
+			t.Fatalf("it does not say %q after the others:\n%s", want, got)
+		}
+		got = got[i:]
 	}
 }
 

@@ -32,6 +32,45 @@ func (w Wants) Explain(definitions map[Reference]*Definition, plan *Plan) []Expl
 	return out
 }
 
+// ExplainRefused is Explain for what Plan refuses: each network by itself, with what the pod has of devices in turn, and those
+// that are refused by themselves with the reason. What is wrong only with several side by side is in Plan's error.
+func (w Wants) ExplainRefused(definitions map[Reference]*Definition, devices map[string][]string) []Explanation {
+	var out []Explanation
+	left := map[string][]string{}
+	for resource, ids := range devices {
+		left[resource] = slices.Sorted(slices.Values(ids))
+	}
+	one := Wants{Pod: w.Pod, Default: w.Default}
+	if w.Default == nil {
+		out = one.Explain(nil, &Plan{})
+	}
+	for i, s := range w.all() {
+		at := i
+		if w.Default == nil {
+			at++
+		}
+		name := s.IfName
+		switch {
+		case name == "" && at == 0:
+			name = defaultIfName
+		case name == "":
+			name = fmt.Sprintf("net%d", at)
+		}
+		plan, err := Wants{Pod: w.Pod, Networks: []Selection{s}}.Plan(definitions, left)
+		if err != nil {
+			out = append(out, Explanation{IfName: name, Network: s.Network(), Reasons: []string{"refused: " + err.Error()}})
+			continue
+		}
+		a := plan.Attachments[0]
+		if a.Device != nil {
+			left[a.Device.Resource] = slices.DeleteFunc(left[a.Device.Resource], func(id string) bool { return id == a.Device.ID })
+		}
+		a.IfName, a.IsDefault = name, at == 0
+		out = append(out, explain(s, definitions[s.reference()], a))
+	}
+	return out
+}
+
 func explain(s Selection, d *Definition, a Attachment) Explanation {
 	e := Explanation{IfName: a.IfName, Network: a.Name}
 	say := func(format string, args ...any) { e.Reasons = append(e.Reasons, fmt.Sprintf(format, args...)) }

@@ -62,3 +62,19 @@ func (n *Node) askKubelet(ctx context.Context) (kubeletView, error) {
 	}
 	return v, nil
 }
+
+// DevicesOf are the devices that this node's kubelet gave to the pod's containers, by resource: none if the pod is on another
+// node, or its containers are yet to be made.
+func (n *Node) DevicesOf(ctx context.Context, namespace, name string) (map[string][]string, error) {
+	v, err := n.askKubelet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	devices := map[string][]string{}
+	for id, h := range v.held {
+		if h.namespace == namespace && h.pod == name {
+			devices[h.resource] = append(devices[h.resource], id)
+		}
+	}
+	return devices, nil
+}
