@@ -92,11 +92,24 @@ func TestStandardKeysAreSeenInThePod(t *testing.T) {
 		if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(plan)); err != nil {
 			t.Fatal(err)
 		}
-		stdin := delegatetest.Calls(t, n.journal)[1].Stdin
-		got := []string{string(stdin["runtimeConfig"]), string(stdin["args"])}
-		want := []string{`{"infinibandGUID":"02:00:00:00:00:00:00:01"}`, `{"cni":{"ipam-claim-reference":"vm1","k":"v"}}`}
-		if d := cmp.Diff(want, got); d != "" {
+		if effects, err := filepath.Glob(filepath.Join(n.effects, "c1-net1-rec-b")); err != nil || len(effects) != 1 {
+			t.Errorf("the plugin did nothing: %v, %v", effects, err)
+		}
+		if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, c := range delegatetest.Calls(t, n.journal) {
+			if c.Plugin == "rec-b" {
+				got = append(got, c.Verb, string(c.Stdin["runtimeConfig"]), string(c.Stdin["args"]))
+			}
+		}
+		const guid, args = `{"infinibandGUID":"02:00:00:00:00:00:00:01"}`, `{"cni":{"ipam-claim-reference":"vm1","k":"v"}}`
+		if d := cmp.Diff([]string{"ADD", guid, args, "DEL", guid, args}, got); d != "" {
 			t.Error(d)
+		}
+		if left := n.left(); left != nil {
+			t.Errorf("left behind: %v", left)
 		}
 	})
 }

@@ -249,7 +249,7 @@ func TestMultusConfigurationFile(t *testing.T) {
 		"cniVersion": "0.3.1", "name": "node-cni-network", "type": "meta-cni", "kubeconfig": "/etc/kubernetes/node-kubeconfig.yaml",
 		"confDir": "/etc/cni/multus/net.d", "cniDir": "/var/lib/cni/multus", "binDir": "/opt/cni/bin",
 		"logFile": "/var/log/multus.log", "logLevel": "debug", "logOptions": {"maxAge": 5}, "logToStderr": true,
-		"capabilities": {"portMappings": true}, "readinessindicatorfile": "/run/ready", "namespaceIsolation": false, "Note1": "a note",
+		"capabilities": {"portMappings": true}, "readinessindicatorfile": "/run/ready", "namespaceIsolation": false, "Note1": "a note", "auxiliaryCNIChainName": "chain",
 		"clusterNetwork": "defaultCRD", "defaultNetworks": ["sidecarCRD", "flannel"], "systemNamespaces": ["kube-system", "admin"],
 		"multusNamespace": "kube-system", "delegates": [{"type": "weave-net", "hairpinMode": true}]}`))
 	if err != nil {
@@ -263,7 +263,7 @@ func TestMultusConfigurationFile(t *testing.T) {
 		Policy: Policy{Global: []string{"default"}}, Cluster: &cluster,
 		Defaults: []Selection{named("sidecarCRD", "defaultNetworks[0]"), named("flannel", "defaultNetworks[1]")},
 		System:   []string{"kube-system", "admin"}, ConfDir: "/etc/cni/multus/net.d", BinDir: "/opt/cni/bin", ReadyFile: "/run/ready", LogLevel: "debug",
-		Ignored: []string{"Note1", "cniDir", "delegates", "kubeconfig", "logFile", "logOptions", "logToStderr"},
+		Ignored: []string{"Note1", "auxiliaryCNIChainName", "cniDir", "delegates", "kubeconfig", "logFile", "logOptions", "logToStderr"},
 	}
 	if d := cmp.Diff(want, node); d != "" {
 		t.Error(d)
