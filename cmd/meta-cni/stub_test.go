@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
@@ -53,8 +54,9 @@ type node struct {
 	t                           testing.TB
 	dir, bin, journal, effects  string
 	netns, id, args, socket     string
-	annotations, extra, verbose string // JSON; annotations is left out if empty
-	def                         string // the default network's configuration
+	annotations, extra, verbose string        // JSON; annotations is left out if empty
+	def                         string        // the default network's configuration
+	cpu                         time.Duration // of programs that a benchmark has run
 }
 
 func newNode(t testing.TB) *node {
