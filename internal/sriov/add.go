@@ -2,6 +2,7 @@ package sriov
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -34,7 +35,7 @@ func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) error {
 		return answer(err)
 	}
 	c.log.Info("VF is in the pod", "took", time.Since(start))
-	return result.PrintTo(p.Out)
+	return json.NewEncoder(p.Out).Encode(result)
 }
 
 // express gives the result in the version that the configuration has.

@@ -68,6 +68,7 @@ func killAdds(t *testing.T) *node {
 				t.Fatalf("ADD: %v\n%s", err, s.log.Bytes())
 			}
 			points = changes(tr)
+			t.Logf("%d points: %v", points, tr.Calls)
 			continue
 		}
 		if tr, err := s.traced(tracetest.Kill{At: i * points / len(n.vfs)}); err != nil || tr.Killed == "" {

@@ -186,5 +186,22 @@ func (n *node) giveToVFIO(d *pci.Device) {
 	n.Helper()
 	loadVFIO(n.T)
 	bind(n.T, d, "vfio-pci")
-	n.Cleanup(func() { n.anew(d, false) })
+	n.Cleanup(func() { n.giveToKernel(d) })
+}
+
+// giveToKernel binds a VF to igbvf again.
+func (n *node) giveToKernel(d *pci.Device) {
+	n.Helper()
+	if n.Failed() {
+		n.anew(d, false) // whatever is left of it
+		return
+	}
+	bind(n.T, d, "igbvf")
+	_ = os.Remove(recordPath(d)) // what the VF was with the other driver is not what it is when it gets that again
+	if err := os.WriteFile("/sys/bus/pci/devices/"+d.Address.String()+"/driver_override", []byte("\n"), 0); err != nil {
+		n.Fatal(err)
+	}
+	if _, err := eventually(func() (vf.Netdev, error) { return n.host.Find(d.Address.String()) }); err != nil {
+		n.Fatal(err)
+	}
 }

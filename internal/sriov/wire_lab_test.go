@@ -3,12 +3,9 @@
 package sriov_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -189,7 +186,7 @@ func TestUIO(t *testing.T) {
 		t.Fatalf("modprobe uio_pci_generic: %v: %s", err, out)
 	}
 	bind(t, d, "uio_pci_generic")
-	t.Cleanup(func() { n.anew(d, false) })
+	t.Cleanup(func() { n.giveToKernel(d) })
 	before, err := n.host.Read(n.pf(d), d.VFIndex)
 	if err != nil {
 		t.Fatal(err)
@@ -209,47 +206,5 @@ func TestUIO(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("after DEL: %s", diff)
-	}
-}
-
-// The plugin runs once for each network of each pod: what it takes at its peak is asked by its IPAM plugin, since what a
-// parent is told of its child's memory starts with its own.
-func TestPeakMemory(t *testing.T) {
-	const mostKiB = 12 << 10
-	dir := t.TempDir()
-	const ipam = `#!/bin/sh
-grep VmHWM /proc/$PPID/status > "$0.$CNI_COMMAND"
-[ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion":"1.0.0","ips":[{"address":"10.9.0.9/24"},{"address":"fd00:9::9/64"}]}'
-`
-	if err := os.WriteFile(filepath.Join(dir, "peak"), []byte(ipam), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	n := newNode(t)
-	d := n.vfs[0]
-	p := n.newPod()
-	c := full()
-	c["ipam"] = conf{"type": "peak"}
-	for _, verb := range []string{"ADD", "DEL"} {
-		var out, log bytes.Buffer
-		cmd, err := p.call(verb, p.conf(d, c)).command(t.Context(), &out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd.Env, cmd.Stderr = append(cmd.Env, "CNI_PATH="+dir), &log
-		if err := cmd.Run(); err != nil {
-			t.Fatalf("%s: %v: %s%s", verb, err, out.Bytes(), log.Bytes())
-		}
-		b, err := os.ReadFile(filepath.Join(dir, "peak."+verb))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var peak int
-		if _, err := fmt.Sscanf(string(b), "VmHWM: %d kB", &peak); err != nil {
-			t.Fatalf("%v: %q", err, b)
-		}
-		t.Logf("%s: %d KiB at its peak", verb, peak)
-		if peak > mostKiB {
-			t.Errorf("%s takes %d KiB, more than %d", verb, peak, mostKiB)
-		}
 	}
 }
