@@ -35,9 +35,8 @@ type pod struct {
 	dpdk     int    // of dpdkResource
 }
 
-// create makes the pod. When the test ends it is deleted, and gone.
-func (p pod) create(t *testing.T) {
-	t.Helper()
+// spec is the pod as the API server is sent it.
+func (p pod) spec() *corev1.Pod {
 	spec := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: p.name, Namespace: namespace},
 		Spec: corev1.PodSpec{
@@ -57,7 +56,13 @@ func (p pod) create(t *testing.T) {
 		}
 	}
 	spec.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: n, Limits: n}
-	if _, err := client.CoreV1().Pods(namespace).Create(t.Context(), spec, metav1.CreateOptions{}); err != nil {
+	return spec
+}
+
+// create makes the pod. When the test ends it is deleted, and gone.
+func (p pod) create(t *testing.T) {
+	t.Helper()
+	if _, err := client.CoreV1().Pods(namespace).Create(t.Context(), p.spec(), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.remove(context.WithoutCancel(t.Context()), t) })
