@@ -40,7 +40,7 @@ func (p *Planner) plan(ctx context.Context, ask agentapi.Plan) (*network.Plan, e
 			return nil, err
 		}
 	}
-	wants, err := network.ParseAnnotations(ask.Pod, annotations)
+	wants, err := network.ParseAnnotations(ask.Pod, annotations, p.Node.Namespace)
 	if err != nil {
 		return nil, err
 	}

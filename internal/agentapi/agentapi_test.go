@@ -195,6 +195,19 @@ func canceled(t *testing.T) context.Context {
 	return ctx
 }
 
+// A question that no frame holds is refused for good, at once, though an agent is there.
+func TestClientAsksTooMuch(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	serve(t, socket, frame(2, `{}`))
+	start := time.Now()
+	annotations := map[string]string{network.NetworksAnnotation: strings.Repeat("a,", MaxFrame)}
+	_, err := Client{Socket: socket, ConnectWait: time.Hour}.Plan(t.Context(), Plan{Annotations: annotations})
+	refused, ok := errors.AsType[*Error](err)
+	if !ok || refused.Code != 7 || !strings.Contains(refused.Details, network.NetworksAnnotation) {
+		t.Errorf("got %v after %s, want a refusal that names the annotation", err, time.Since(start))
+	}
+}
+
 func TestClientGivesUp(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	start := time.Now()

@@ -27,6 +27,9 @@ const (
 // ErrUnavailable means that no agent answered.
 var ErrUnavailable = errors.New("the node agent (meta-agent) does not answer")
 
+// errTooLong means that a question cannot be asked, however often.
+var errTooLong = errors.New("too long a question")
+
 // A Client asks the agent at Socket. Its methods may be called concurrently.
 type Client struct {
 	// Socket is the agent's path; empty means DefaultSocket.
@@ -66,6 +69,9 @@ func (c Client) ask(ctx context.Context, req Request) (*Response, error) {
 		if err == nil {
 			return resp, check(resp)
 		}
+		if errors.Is(err, errTooLong) {
+			return nil, &Error{Code: 7, Message: "the pod's annotations are too long", Details: err.Error() + "; shorten the annotation " + network.NetworksAnnotation}
+		}
 		var timeout net.Error
 		slow := errors.As(err, &timeout) && timeout.Timeout() // it is there, and busy: asking again makes it busier
 		if slow || !time.Now().Before(deadline) {
@@ -101,7 +107,9 @@ func (c Client) askOnce(ctx context.Context, req Request, answerWait time.Durati
 	if err := conn.SetDeadline(deadline); err != nil {
 		return nil, fmt.Errorf("set a deadline: %w", err)
 	}
-	if err := WriteFrame(conn, req); err != nil {
+	if err := WriteFrame(conn, req); errors.Is(err, ErrFrame) {
+		return nil, fmt.Errorf("%w: %w", errTooLong, err)
+	} else if err != nil {
 		return nil, err
 	}
 	resp = new(Response)

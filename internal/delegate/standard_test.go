@@ -18,7 +18,7 @@ import (
 // asked plans a pod with the annotation, whose definitions are shop/NAME, as the agent does.
 func asked(t *testing.T, annotation string, definitions map[string]string) []network.Attachment {
 	t.Helper()
-	wants, err := network.ParseAnnotations(network.Pod{Namespace: "shop", Name: "web"}, map[string]string{network.NetworksAnnotation: annotation})
+	wants, err := network.ParseAnnotations(network.Pod{Namespace: "shop", Name: "web"}, map[string]string{network.NetworksAnnotation: annotation}, network.DefaultNamespace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func FuzzPlannedConfiguration(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wants, err := network.ParseAnnotations(network.Pod{Namespace: "shop", Name: "web"}, map[string]string{network.NetworksAnnotation: string(annotation)})
+		wants, err := network.ParseAnnotations(network.Pod{Namespace: "shop", Name: "web"}, map[string]string{network.NetworksAnnotation: string(annotation)}, network.DefaultNamespace)
 		if err != nil {
 			return
 		}

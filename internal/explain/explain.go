@@ -31,7 +31,7 @@ func (n Node) References(p Pod) ([]network.Reference, error) {
 }
 
 func (n Node) wants(p Pod) (network.Wants, error) {
-	wants, err := network.ParseAnnotations(p.Pod, p.Annotations)
+	wants, err := network.ParseAnnotations(p.Pod, p.Annotations, n.Config.Namespace)
 	if err != nil {
 		return wants, err
 	}

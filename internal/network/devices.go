@@ -123,6 +123,10 @@ func (s *stock) takeAsked(d *Definition, id, key string) (*Device, *Error) {
 	if resource == "" {
 		resource = s.owner(id)
 	}
+	if other := s.owner(id); other != "" && !slices.Contains(s.had[resource], id) {
+		return nil, problem(ForeignDevice, "remove it, and let the pod request the definition's resource in its limits: the device is then chosen for it",
+			"the device %s is one of %s, and the definition takes one of %s", quote(id), other, resource).at(key)
+	}
 	if !slices.Contains(s.had[resource], id) {
 		return nil, problem(ForeignDevice, "remove it, and let the pod request the resource in its limits: the device is then chosen for it",
 			"the device %s is not the pod's; the pod's devices: %v", quote(id), s).at(key)

@@ -69,7 +69,7 @@ func TestShortFormRefuses(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: tt.value})
+			_, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: tt.value}, DefaultNamespace)
 			wantRefusal(t, err, append(tt.words, "pod shop/till-0", NetworksAnnotation)...)
 		})
 	}
@@ -161,7 +161,7 @@ func TestJSONFormRefuses(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: tt.value})
+			_, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: tt.value}, DefaultNamespace)
 			wantRefusal(t, err, append(tt.words, "pod shop/till-0", NetworksAnnotation)...)
 		})
 	}

@@ -33,7 +33,7 @@ func FuzzAnnotation(f *testing.F) {
 	}
 	devices := map[string][]string{"intel.com/sriov": {"0000:02:10.0", "0000:02:10.2", "0000:02:10.4"}}
 	f.Fuzz(func(t *testing.T, networks, def string) {
-		wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: networks, DefaultNetworkAnnotation: def})
+		wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: networks, DefaultNetworkAnnotation: def}, DefaultNamespace)
 		if err != nil {
 			wantUserError(t, err)
 			return

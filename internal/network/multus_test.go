@@ -41,6 +41,36 @@ func TestMultusDefaultNetworkAnnotation(t *testing.T) {
 	}
 }
 
+// The override's definition is where multusNamespace says, also under isolation.
+func TestMultusDefaultNetworkOfItsNamespace(t *testing.T) {
+	node, err := ParseNodeConfig([]byte(`{"type":"multus","multusNamespace":"infra","namespaceIsolation":true}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for value, reason := range map[string]Reason{"d": "", "infra/d": "", "kube-system/d": NotAllowed} {
+		wants, err := ParseAnnotations(testPod, map[string]string{DefaultNetworkAnnotation: value}, node.Namespace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = node.Apply(wants)
+		if reason != "" {
+			wantReason(t, err, reason)
+		} else if err != nil || wants.Default.Network() != "infra/d" {
+			t.Errorf("%s: got %s, %v", value, wants.Default.Network(), err)
+		}
+	}
+}
+
+// What cannot be on two networks cannot be on the override and another either.
+func TestMultusDefaultNetworkBesideOthers(t *testing.T) {
+	const route = `[{"name":"a","default-route":["10.0.0.1"]}]`
+	_, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: route, DefaultNetworkAnnotation: route}, DefaultNamespace)
+	wantReason(t, err, TwoDefaultRoutes)
+	const both = `[{"name":"a","ips":["10.0.0.5"],"ipam-claim-reference":"c"}]`
+	_, err = ParseAnnotations(testPod, map[string]string{DefaultNetworkAnnotation: both}, DefaultNamespace)
+	wantReason(t, err, ClaimAndIPs)
+}
+
 func TestMultusDeviceIDInTheJSONForm(t *testing.T) {
 	defs := nads(ParseDefinition("shop", "a", "intel.com/sriov", `{"type":"sriov"}`))
 	devices := map[string][]string{"intel.com/sriov": {"0000:02:10.0", "0000:02:10.2"}}
@@ -55,6 +85,11 @@ func TestMultusDeviceIDInTheJSONForm(t *testing.T) {
 		_, err := planOf(t, map[string]string{NetworksAnnotation: networks}, defs, devices)
 		wantReason(t, err, reason)
 	}
+	defs = nads(ParseDefinition("shop", "a", "intel.com/dpdk", `{"type":"sriov"}`))
+	devices["intel.com/dpdk"] = []string{"0000:03:10.0"}
+	_, err := planOf(t, map[string]string{NetworksAnnotation: `[{"name":"a","deviceID":"0000:02:10.2"}]`}, defs, devices)
+	wantReason(t, err, ForeignDevice)
+	wantRefusal(t, err, "one of intel.com/sriov", "one of intel.com/dpdk")
 }
 
 // Multus passes MAC= and IP= in CNI_ARGS, which some plugins take though no definition declares it.
@@ -105,7 +140,7 @@ func TestMultusEmptyAndNullAreAbsent(t *testing.T) {
 // The standard has an invalid annotation ignored; Multus fails the pod, and so do we.
 func TestMultusInvalidAnnotationFails(t *testing.T) {
 	for _, value := range []string{"A", `[{`, `[{"name":"a","mac":"x"}]`, ","} {
-		if _, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: value}); err == nil {
+		if _, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: value}, DefaultNamespace); err == nil {
 			t.Errorf("%s is accepted", value)
 		}
 	}
@@ -126,7 +161,7 @@ func TestMultusNamespaceIsolation(t *testing.T) {
 		t.Fatal(err)
 	}
 	for value, allowed := range map[string]bool{"a": true, "shop/a": true, "shared/a": true, "default/a": true, "other/a": false, "kube-system/a": false} {
-		wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: value})
+		wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: value}, DefaultNamespace)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -146,7 +181,7 @@ func given(t *testing.T, config string, pod Pod, defs map[Reference]*Definition)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wants, err := ParseAnnotations(pod, map[string]string{NetworksAnnotation: "shop/a"})
+	wants, err := ParseAnnotations(pod, map[string]string{NetworksAnnotation: "shop/a"}, DefaultNamespace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +295,7 @@ func TestMultusConfigurationFile(t *testing.T) {
 	}
 	cluster := named("defaultCRD", "clusterNetwork")
 	want := &NodeConfig{
-		Policy: Policy{Global: []string{"default"}}, Cluster: &cluster,
+		Policy: Policy{Global: []string{"default"}}, Namespace: "kube-system", Cluster: &cluster,
 		Defaults: []Selection{named("sidecarCRD", "defaultNetworks[0]"), named("flannel", "defaultNetworks[1]")},
 		System:   []string{"kube-system", "admin"}, ConfDir: "/etc/cni/multus/net.d", BinDir: "/opt/cni/bin", ReadyFile: "/run/ready", LogLevel: "debug",
 		Ignored: []string{"Note1", "auxiliaryCNIChainName", "cniDir", "delegates", "kubeconfig", "logFile", "logOptions", "logToStderr"},

@@ -45,11 +45,12 @@ func checkName(s string) *Error {
 	return nil
 }
 
-// checkIfName follows the kernel's dev_valid_name, and keeps the two names that every pod has.
+// checkIfName follows the kernel's dev_valid_name, and keeps the two names that every pod has. Of a name with '%' the kernel
+// makes another: x%d becomes x0.
 func checkIfName(s string) *Error {
-	const remedy = "choose 1 to 15 letters, digits or punctuation, without spaces, '/' and ':'"
+	const remedy = "choose 1 to 15 letters, digits or punctuation, without spaces, '/', ':' and '%'"
 	bad := s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || r == '/' || r == ':'
+		return r <= ' ' || r >= 0x7f || r == '/' || r == ':' || r == '%'
 	})
 	if bad {
 		return problem(BadInterface, remedy, "%s cannot be an interface's name", quote(s))

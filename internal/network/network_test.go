@@ -26,7 +26,7 @@ func nads(defs ...*Definition) map[Reference]*Definition {
 
 func planOf(t *testing.T, annotations map[string]string, defs map[Reference]*Definition, devices map[string][]string) (*Plan, error) {
 	t.Helper()
-	wants, err := ParseAnnotations(testPod, annotations)
+	wants, err := ParseAnnotations(testPod, annotations, DefaultNamespace)
 	if err != nil {
 		return nil, err
 	}
@@ -349,7 +349,7 @@ func BenchmarkPlan(b *testing.B) {
 	}
 	annotations := map[string]string{NetworksAnnotation: `[{"name":"net-1","mac":"02:00:00:00:00:01"},{"name":"net-999"}]`}
 	for b.Loop() {
-		wants, err := ParseAnnotations(testPod, annotations)
+		wants, err := ParseAnnotations(testPod, annotations, DefaultNamespace)
 		if err != nil {
 			b.Fatal(err)
 		}

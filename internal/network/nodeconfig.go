@@ -13,6 +13,9 @@ import (
 type NodeConfig struct {
 	// Policy is namespaceIsolation with globalNamespaces.
 	Policy Policy
+	// Namespace is multusNamespace: where the definitions are that the node, or a pod's override of its default network,
+	// names without a namespace.
+	Namespace string
 	// Cluster is clusterNetwork: the network that every pod has as eth0. Nil: Delegates' first, or what the runtime would
 	// use by itself. Without a namespace its name is an absolute path.
 	Cluster *Selection
@@ -39,7 +42,7 @@ const (
 
 // DefaultNodeConfig is what an empty file says.
 func DefaultNodeConfig() *NodeConfig {
-	return &NodeConfig{Policy: Policy{Global: []string{defaultGlobalNamespace}}, System: []string{defaultSystemNamespace}}
+	return &NodeConfig{Namespace: DefaultNamespace, Policy: Policy{Global: []string{defaultGlobalNamespace}}, System: []string{defaultSystemNamespace}}
 }
 
 // nodeKeys reads each key that means something. Order matters: multusNamespace stands before those that need it.
@@ -47,7 +50,7 @@ var nodeKeys = []struct {
 	name string
 	read func(*nodeParser, json.RawMessage) *Error
 }{
-	{"multusNamespace", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.namespace, checkNamespace) }},
+	{"multusNamespace", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.Namespace, checkNamespace) }},
 	{"namespaceIsolation", func(p *nodeParser, raw json.RawMessage) *Error { return readBool(raw, &p.Policy.Isolated) }},
 	{"globalNamespaces", (*nodeParser).readGlobal},
 	{"systemNamespaces", (*nodeParser).readSystem},
@@ -65,8 +68,8 @@ var understood = []string{"name", "type", "cniVersion", "capabilities"}
 
 type nodeParser struct {
 	*NodeConfig
-	namespace, name string
-	ignored         map[string]bool
+	name    string
+	ignored map[string]bool
 }
 
 // ParseNodeConfig reads Multus' configuration file, or its daemon's. The error joins one *Error for each fault.
@@ -75,7 +78,7 @@ func ParseNodeConfig(data []byte) (*NodeConfig, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &nodeParser{NodeConfig: DefaultNodeConfig(), namespace: DefaultNamespace, name: "multus-cni-network", ignored: map[string]bool{}}
+	p := &nodeParser{NodeConfig: DefaultNodeConfig(), name: "multus-cni-network", ignored: map[string]bool{}}
 	var found faults
 	if raw, ok := o["name"]; ok {
 		found.add(readString(raw, &p.name, checkNetworkName).at("name"))
@@ -212,7 +215,7 @@ func (p *nodeParser) readDefaults(raw json.RawMessage) *Error {
 // nodeNetwork is a network by any of its names: with a slash, the path of a file or a folder; else a definition's name, or
 // that of a configuration on disk.
 func (p *nodeParser) nodeNetwork(name, key string) (Selection, *Error) {
-	s := Selection{Namespace: p.namespace, Name: name, Key: key, FromNode: true}
+	s := Selection{Namespace: p.Namespace, Name: name, Key: key, FromNode: true}
 	if strings.Contains(name, "/") {
 		s.Namespace = ""
 		return s, checkPath(name)

@@ -37,8 +37,8 @@ func parseNamespaces(value string) ([]string, *Error) {
 	return list, nil
 }
 
-// Check refuses what the policy does not allow. The default network's override may also name a definition of
-// DefaultNamespace: that is where it looks. The error joins one *Error for each fault.
+// Check refuses what the policy does not allow. The default network's override may also name a definition of the
+// namespace where it looks. The error joins one *Error for each fault.
 func (p Policy) Check(w Wants) error {
 	if !p.Isolated {
 		return nil
@@ -57,7 +57,7 @@ func (p Policy) Check(w Wants) error {
 			refuse(s, joinKey(s.Key, "namespace"))
 		}
 	}
-	if d := w.Default; d != nil && d.Namespace != DefaultNamespace && !allowed(d.Namespace) {
+	if d := w.Default; d != nil && d.Namespace != w.defaultsIn && !allowed(d.Namespace) {
 		refuse(*d, d.Key)
 	}
 	return found.err()

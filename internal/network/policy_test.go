@@ -24,7 +24,7 @@ func TestNamespaceIsolation(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			wants, err := ParseAnnotations(testPod, tt.annotations)
+			wants, err := ParseAnnotations(testPod, tt.annotations, DefaultNamespace)
 			if err != nil {
 				t.Fatal(err)
 			}

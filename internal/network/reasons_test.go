@@ -103,7 +103,7 @@ func TestEveryReason(t *testing.T) {
 						return err
 					}
 				}
-				wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: r.networks, DefaultNetworkAnnotation: r.def})
+				wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: r.networks, DefaultNetworkAnnotation: r.def}, DefaultNamespace)
 				if err == nil {
 					wants, err = node.Apply(wants)
 				}

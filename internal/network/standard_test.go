@@ -127,7 +127,7 @@ func TestStandardInterface(t *testing.T) {
 	if got := attached(t, `"interface":"data0"`, bridgeConf).IfName; got != "data0" {
 		t.Errorf("got %s", got)
 	}
-	wantReasons(t, "interface", map[string]Reason{`"a/b"`: BadInterface, `"abcdefghijklmnop"`: BadInterface, `"a b"`: BadInterface, `"lo"`: BadInterface, `"a\u0007"`: BadInterface, `"eth0"`: InterfaceTaken})
+	wantReasons(t, "interface", map[string]Reason{`"a/b"`: BadInterface, `"abcdefghijklmnop"`: BadInterface, `"a b"`: BadInterface, `"x%d"`: BadInterface, `"lo"`: BadInterface, `"a\u0007"`: BadInterface, `"eth0"`: InterfaceTaken})
 }
 
 func TestStandardCNIArgs(t *testing.T) {

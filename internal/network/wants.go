@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// DefaultNamespace is where DefaultNetworkAnnotation looks for a definition without a namespace, as Multus does.
+// DefaultNamespace is where DefaultNetworkAnnotation looks for a definition without a namespace, unless the node's
+// configuration says another, as with Multus.
 const DefaultNamespace = "kube-system"
 
 // Wants is what a pod asks for, as its annotations say it, and what the node's configuration gives it beside.
@@ -19,6 +20,8 @@ type Wants struct {
 	Node []Selection
 	// Networks are those that the pod asks for, in order.
 	Networks []Selection
+
+	defaultsIn string // where DefaultNetworkAnnotation looks
 }
 
 // A Reference names a definition. Without a namespace it is none of the cluster's: see NodeConfig.
@@ -31,9 +34,10 @@ func (r Reference) String() string {
 	return r.Namespace + "/" + r.Name
 }
 
-// ParseAnnotations reads what pod asks for. The error joins one *Error for each fault.
-func ParseAnnotations(pod Pod, annotations map[string]string) (Wants, error) {
-	w := Wants{Pod: pod}
+// ParseAnnotations reads what pod asks for. A definition for the default network that says no namespace is one of namespace
+// (see NodeConfig.Namespace). The error joins one *Error for each fault.
+func ParseAnnotations(pod Pod, annotations map[string]string, namespace string) (Wants, error) {
+	w := Wants{Pod: pod, defaultsIn: namespace}
 	networks, err := ParseSelections(annotations[NetworksAnnotation], pod.Namespace)
 	if err != nil {
 		return w, inAnnotation(err, pod, NetworksAnnotation)
@@ -42,22 +46,17 @@ func ParseAnnotations(pod Pod, annotations map[string]string) (Wants, error) {
 		networks[i].Key = fmt.Sprintf("%s[%d]", NetworksAnnotation, i)
 	}
 	w.Networks = networks
-	if err := w.checkTogether(); err != nil {
-		return w, err
+	if value := strings.TrimSpace(annotations[DefaultNetworkAnnotation]); value != "" {
+		w.Default, err = parseDefault(value, namespace)
+		if err != nil {
+			return w, inAnnotation(err, pod, DefaultNetworkAnnotation)
+		}
 	}
-	value := strings.TrimSpace(annotations[DefaultNetworkAnnotation])
-	if value == "" {
-		return w, nil
-	}
-	w.Default, err = parseDefault(value)
-	if err != nil {
-		return w, inAnnotation(err, pod, DefaultNetworkAnnotation)
-	}
-	return w, nil
+	return w, w.checkTogether()
 }
 
-func parseDefault(value string) (*Selection, error) {
-	defaults, err := ParseSelections(value, DefaultNamespace)
+func parseDefault(value, namespace string) (*Selection, error) {
+	defaults, err := ParseSelections(value, namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +92,7 @@ func inAnnotation(err error, pod Pod, annotation string) error {
 func (w Wants) checkTogether() error {
 	var found faults
 	routes := 0
-	for _, s := range w.Networks {
+	for _, s := range w.all() {
 		if s.DefaultRoute != nil {
 			if routes++; routes > 1 {
 				found.add(problem(TwoDefaultRoutes, "keep it on one network", "only one network can carry the pod's default route").
