@@ -237,7 +237,7 @@ func TestRefusedSettings(t *testing.T) {
 		"IPAM missing": {conf{"vlan": 9, "ipam": conf{"type": "no-such"}}, 7, []string{"no-such"}},
 		"IPAM fails":   {conf{"vlan": 9, "ipam": conf{"type": "test-ipam", "fail": "ADD"}}, 999, []string{"told to fail"}},
 		"IPAM's address is invalid": {
-			conf{"vlan": 9, "ipam": conf{"type": "test-ipam", "addresses": []string{"x"}}}, 999, []string{"invalid CIDR"},
+			conf{"vlan": 9, "ipam": conf{"type": "test-ipam", "addresses": []string{"x"}}}, 6, []string{"invalid CIDR"},
 		},
 	}
 	for name, tt := range tests {
