@@ -199,12 +199,13 @@ func canceled(t *testing.T) context.Context {
 func TestClientAsksTooMuch(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	serve(t, socket, frame(2, `{}`))
-	start := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	annotations := map[string]string{network.NetworksAnnotation: strings.Repeat("a,", MaxFrame)}
-	_, err := Client{Socket: socket, ConnectWait: time.Hour}.Plan(t.Context(), Plan{Annotations: annotations})
+	_, err := Client{Socket: socket, ConnectWait: time.Hour}.Plan(ctx, Plan{Annotations: annotations})
 	refused, ok := errors.AsType[*Error](err)
 	if !ok || refused.Code != 7 || !strings.Contains(refused.Details, network.NetworksAnnotation) {
-		t.Errorf("got %v after %s, want a refusal that names the annotation", err, time.Since(start))
+		t.Errorf("got %v, want a refusal that names the annotation", err)
 	}
 }
 

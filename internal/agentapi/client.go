@@ -27,9 +27,6 @@ const (
 // ErrUnavailable means that no agent answered.
 var ErrUnavailable = errors.New("the node agent (meta-agent) does not answer")
 
-// errTooLong means that a question cannot be asked, however often.
-var errTooLong = errors.New("too long a question")
-
 // A Client asks the agent at Socket. Its methods may be called concurrently.
 type Client struct {
 	// Socket is the agent's path; empty means DefaultSocket.
@@ -62,15 +59,19 @@ func (c Client) Report(ctx context.Context, r Report) error {
 
 // ask tries again while the agent is missing, or goes away in the middle: both questions may be asked twice.
 func (c Client) ask(ctx context.Context, req Request) (*Response, error) {
+	question, err := encode(req)
+	if err != nil { // however often it is asked
+		return nil, &Error{
+			Code: 7, Message: "the pod's annotations are too long",
+			Details: err.Error() + "; shorten the pod's annotation " + network.NetworksAnnotation,
+		}
+	}
 	connectWait, answerWait := orDefault(c.ConnectWait, ConnectWait), orDefault(c.AnswerWait, AnswerWait)
 	deadline := time.Now().Add(connectWait)
 	for {
-		resp, err := c.askOnce(ctx, req, answerWait)
+		resp, err := c.askOnce(ctx, question, answerWait)
 		if err == nil {
 			return resp, check(resp)
-		}
-		if errors.Is(err, errTooLong) {
-			return nil, &Error{Code: 7, Message: "the pod's annotations are too long", Details: err.Error() + "; shorten the annotation " + network.NetworksAnnotation}
 		}
 		var timeout net.Error
 		slow := errors.As(err, &timeout) && timeout.Timeout() // it is there, and busy: asking again makes it busier
@@ -85,7 +86,7 @@ func (c Client) ask(ctx context.Context, req Request) (*Response, error) {
 	}
 }
 
-func (c Client) askOnce(ctx context.Context, req Request, answerWait time.Duration) (resp *Response, err error) {
+func (c Client) askOnce(ctx context.Context, question []byte, answerWait time.Duration) (resp *Response, err error) {
 	path := c.Socket
 	if path == "" {
 		path = DefaultSocket
@@ -107,9 +108,7 @@ func (c Client) askOnce(ctx context.Context, req Request, answerWait time.Durati
 	if err := conn.SetDeadline(deadline); err != nil {
 		return nil, fmt.Errorf("set a deadline: %w", err)
 	}
-	if err := WriteFrame(conn, req); errors.Is(err, ErrFrame) {
-		return nil, fmt.Errorf("%w: %w", errTooLong, err)
-	} else if err != nil {
+	if err := send(conn, question); err != nil {
 		return nil, err
 	}
 	resp = new(Response)

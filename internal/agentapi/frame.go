@@ -18,15 +18,28 @@ var ErrFrame = errors.New("invalid frame")
 // WriteFrame sends v as one frame, in a single write. An error that wraps ErrFrame says that v is too large or cannot
 // be encoded, and that nothing was sent; any other is the writer's own.
 func WriteFrame(w io.Writer, v any) error {
+	frame, err := encode(v)
+	if err != nil {
+		return err
+	}
+	return send(w, frame)
+}
+
+// encode makes the frame of v. The error wraps ErrFrame.
+func encode(v any) ([]byte, error) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("%w: encode %T: %w", ErrFrame, v, err)
+		return nil, fmt.Errorf("%w: encode %T: %w", ErrFrame, v, err)
 	}
 	if len(body) > MaxFrame {
-		return fmt.Errorf("%w: %d bytes, %d at most", ErrFrame, len(body), MaxFrame)
+		return nil, fmt.Errorf("%w: %d bytes, %d at most", ErrFrame, len(body), MaxFrame)
 	}
 	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
-	if _, err := w.Write(append(frame, body...)); err != nil {
+	return append(frame, body...), nil
+}
+
+func send(w io.Writer, frame []byte) error {
+	if _, err := w.Write(frame); err != nil {
 		return fmt.Errorf("send frame: %w", err)
 	}
 	return nil

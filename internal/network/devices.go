@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -119,19 +120,16 @@ func askedDevice(sel Selection, d *Definition) (id, key string) {
 }
 
 func (s *stock) takeAsked(d *Definition, id, key string) (*Device, *Error) {
-	resource := d.Resource
-	if resource == "" {
-		resource = s.owner(id)
-	}
-	if other := s.owner(id); other != "" && !slices.Contains(s.had[resource], id) {
-		return nil, problem(ForeignDevice, "remove it, and let the pod request the definition's resource in its limits: the device is then chosen for it",
-			"the device %s is one of %s, and the definition takes one of %s", quote(id), other, resource).at(key)
-	}
-	if !slices.Contains(s.had[resource], id) {
+	owner := s.owner(id)
+	resource := cmp.Or(d.Resource, owner)
+	switch {
+	case owner == "":
 		return nil, problem(ForeignDevice, "remove it, and let the pod request the resource in its limits: the device is then chosen for it",
 			"the device %s is not the pod's; the pod's devices: %v", quote(id), s).at(key)
-	}
-	if !s.take(resource, id) {
+	case !slices.Contains(s.had[resource], id):
+		return nil, problem(ForeignDevice, "remove it, and let the pod request the definition's resource in its limits: the device is then chosen for it",
+			"the device %s is one of %s, and the definition takes one of %s", quote(id), owner, resource).at(key)
+	case !s.take(resource, id):
 		return nil, problem(DeviceTaken, "name each device once", "another network of this pod has the device %s already", quote(id)).at(key)
 	}
 	return &Device{Resource: resource, ID: id}, nil

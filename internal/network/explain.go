@@ -49,13 +49,7 @@ func (w Wants) ExplainRefused(definitions map[Reference]*Definition, devices map
 		if w.Default == nil {
 			at++
 		}
-		name := s.IfName
-		switch {
-		case name == "" && at == 0:
-			name = defaultIfName
-		case name == "":
-			name = fmt.Sprintf("net%d", at)
-		}
+		name := s.ifName(at)
 		plan, err := Wants{Pod: w.Pod, Networks: []Selection{s}}.Plan(definitions, left)
 		if err != nil {
 			out = append(out, Explanation{IfName: name, Network: s.Network(), Reasons: []string{"refused: " + err.Error()}})

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -122,15 +123,20 @@ func (w Wants) all() []Selection {
 	return append([]Selection{*w.Default}, w.extra()...)
 }
 
+// ifName is the interface's name as asked for, or else by its position; at 0 is the default network.
+func (s Selection) ifName(at int) string {
+	if s.IfName == "" && at > 0 {
+		return fmt.Sprintf("net%d", at)
+	}
+	return cmp.Or(s.IfName, defaultIfName)
+}
+
 // interfaceNames gives net1, net2, … by position to those of extra that ask for none.
 func (w Wants) interfaceNames() ([]string, *Error) {
 	taken := map[string]string{defaultIfName: "the default network"}
 	var names []string
 	for i, s := range w.extra() {
-		name := s.IfName
-		if name == "" {
-			name = fmt.Sprintf("net%d", i+1)
-		}
+		name := s.ifName(i + 1)
 		if by, is := taken[name]; is {
 			return nil, problem(InterfaceTaken, `choose another "interface", or none for net1, net2, … by position`,
 				"the interface name %s is taken by %s", quote(name), by).at("interface").at(s.Key).of(w.Pod, s.Network())

@@ -30,12 +30,8 @@ func (n *Node) Restore(ctx context.Context, what string, force bool) (pci.Addres
 	if n.captured() {
 		return pci.Address{}, "", ErrCaptured
 	}
-	l, err := n.look(ctx)
+	status, err := n.Look(ctx)
 	if err != nil {
-		return pci.Address{}, "", err
-	}
-	status := l.status()
-	if err := l.inspect.Close(); err != nil {
 		return pci.Address{}, "", err
 	}
 	address, err := status.target(what)
@@ -43,7 +39,7 @@ func (n *Node) Restore(ctx context.Context, what string, force bool) (pci.Addres
 		return address, "", err
 	}
 	if _, v, _ := status.Find(address.String()); v != nil && !force {
-		if err := v.mayBeHeld(l.deaf); err != nil {
+		if err := v.mayBeHeld(status.deaf); err != nil {
 			return address, "", fmt.Errorf("%s: %w", address, err)
 		}
 	}

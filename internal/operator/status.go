@@ -23,6 +23,8 @@ type Status struct {
 	Stray []Stray `json:"stray,omitempty"`
 	// Notes are what could not be found out, and why.
 	Notes []string `json:"notes,omitempty"`
+
+	deaf error // why the kubelet does not say what pods have; nil: it does
 }
 
 // A PF is a physical function: a NIC's port that can have VFs.
@@ -120,7 +122,7 @@ func (n *Node) Look(ctx context.Context) (*Status, error) {
 }
 
 func (l *look) status() *Status {
-	s := &Status{PFs: []PF{}}
+	s := &Status{PFs: []PF{}, deaf: l.deaf}
 	for _, d := range l.snapshot.Devices() {
 		if d.IsPF() {
 			s.PFs = append(s.PFs, l.pf(d))
