@@ -73,7 +73,10 @@ func TestMemory(t *testing.T) {
 		return nil
 	})
 	api.requests()
+	// All the plans at once, as after a boot. Reports wait for one another: each has two seconds, and what is late the agent
+	// writes from the journal, of which there is none here.
 	var wg sync.WaitGroup
+	var report sync.Mutex
 	for i := range pods {
 		wg.Go(func() {
 			plan, err := client.Plan(t.Context(), agentapi.Plan{Pod: pod(i)})
@@ -81,6 +84,8 @@ func TestMemory(t *testing.T) {
 				t.Errorf("pod %d: %v, %v", i, plan, err)
 				return
 			}
+			report.Lock()
+			defer report.Unlock()
 			if err := client.Report(t.Context(), agentapi.Report{Pod: pod(i), Status: json.RawMessage(`[{"name":"shop/net"}]`)}); err != nil {
 				t.Errorf("pod %d: %v", i, err)
 			}
