@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string) (exit int, err error) {
 	f.IntVar(&c.NUMANodes, "numa", 2, "`number` of NUMA nodes")
 	f.BoolVar(&joined, "joined", true, "all PFs on one Ethernet segment; false gives each its own")
 	f.IntVar(&c.MemoryMiB, "memory", 2048, "the guest's memory in `MiB`")
-	f.IntVar(&c.CPUs, "cpus", 0, "`number` of CPUs (default: one per NUMA node, at least 2)")
+	f.IntVar(&c.CPUs, "cpus", 0, "`number` of CPUs (default 1; of several NUMA nodes the first have them)")
 	f.StringVar(&c.Persist, "persist", "", "`folder` whose disk.img is /persist in the guest; it survives boots")
 	f.StringVar(&c.Artefacts, "artefacts", "", "`folder` that is /artefacts in the guest, writable")
 	f.BoolVar(&c.Uplink, "network", false, "add a virtio NIC on user networking, unconfigured (10.0.2.15/24; 10.0.2.2 is the host's loopback)")

@@ -71,18 +71,22 @@ func qemuArgs(c Config, m machine) []string {
 	return args
 }
 
-// numaArgs gives each node its share of memory, its CPUs and a PCI root bus of its own, of 32 bus numbers.
+// numaArgs gives each node its share of memory, its CPUs (the last nodes none, if there are fewer) and a PCI root bus of its
+// own, of 32 bus numbers.
 func numaArgs(c Config) []string {
 	var args []string
 	for n := range c.NUMANodes {
-		first, last := n*c.CPUs/c.NUMANodes, (n+1)*c.CPUs/c.NUMANodes-1
+		var cpus string
+		if owners := min(c.CPUs, c.NUMANodes); n < owners {
+			cpus = fmt.Sprintf(",cpus=%d-%d", n*c.CPUs/owners, (n+1)*c.CPUs/owners-1)
+		}
 		size := c.MemoryMiB / c.NUMANodes
 		if n == 0 {
 			size += c.MemoryMiB % c.NUMANodes
 		}
 		args = append(args,
 			"-object", fmt.Sprintf("memory-backend-ram,id=mem%d,size=%dM", n, size),
-			"-numa", fmt.Sprintf("node,nodeid=%d,cpus=%d-%d,memdev=mem%[1]d", n, first, last),
+			"-numa", fmt.Sprintf("node,nodeid=%d%s,memdev=mem%[1]d", n, cpus),
 			"-device", fmt.Sprintf("pxb-pcie,id=numa%d,bus_nr=%d,numa_node=%[1]d,bus=pcie.0", n, 32*(n+1)))
 	}
 	return args

@@ -59,6 +59,10 @@ func TestNUMAArgs(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
+	one := numaArgs(Config{NUMANodes: 2, CPUs: 1, MemoryMiB: 1024})
+	if got, want := []string{one[3], one[9]}, []string{"node,nodeid=0,cpus=0-0,memdev=mem0", "node,nodeid=1,memdev=mem1"}; !slices.Equal(got, want) {
+		t.Errorf("one CPU for two nodes: %q, want %q", got, want)
+	}
 }
 
 func TestHostArgs(t *testing.T) {
@@ -103,7 +107,6 @@ func TestConfigCheck(t *testing.T) {
 		{"no NIC", "", Config{PFs: -1}},
 		{"too many VFs", "8 VFs per PF", Config{VFs: 8}},
 		{"too many nodes", "8 NUMA nodes", Config{NUMANodes: 8}},
-		{"fewer CPUs than nodes", "1 CPUs for 2 NUMA nodes", Config{CPUs: 1}},
 		{"too many PFs", "17 PFs", Config{PFs: 17, NUMANodes: 1}},
 		{"little memory", "100 MiB", Config{MemoryMiB: 100}},
 		{"forwards to nowhere", "need Uplink", Config{HostForwards: []string{"x"}}},
