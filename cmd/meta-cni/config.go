@@ -41,6 +41,7 @@ type config struct {
 	AgentSocket   string  `json:"agentSocket"`
 	StateDir      string  `json:"stateDir"`
 	RunDir        string  `json:"runDir"`
+	MultusDir     string  `json:"cniDir"` // as Multus calls it: where it saved what it attached before us
 	DeviceInfoDir string  `json:"deviceInfoDir"`
 	PluginTimeout seconds `json:"pluginTimeoutSeconds"`
 	LockWait      seconds `json:"lockWaitSeconds"`

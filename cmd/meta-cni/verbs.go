@@ -18,6 +18,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/network"
+	"github.com/viaduct-sriov/viaduct/internal/takeover"
 )
 
 // statusTimeout bounds a plugin at STATUS. An error there makes the node NotReady, so it is for plugins that hang, not
@@ -35,6 +36,7 @@ func (p plugin) runner(c *config, args *skel.CmdArgs) *delegate.Runner {
 		Running:  journal.Store{Dir: orDefault(c.RunDir, delegate.DefaultRunDir), Version: 1},
 		Path:     strings.Trim(args.Path+":"+c.BinDir, ":"),
 		Devices:  devinfo.Dir{Root: c.DeviceInfoDir},
+		Multus:   takeover.Multus(orDefault(c.MultusDir, takeover.MultusDir)),
 		Timeout:  c.PluginTimeout.duration(),
 		LockWait: c.LockWait.duration(),
 		Stderr:   os.Stderr,

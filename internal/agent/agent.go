@@ -103,7 +103,7 @@ func Run(ctx context.Context, c Config) error {
 func newKeeper(ctx context.Context, c Config, planner *Planner) *cniconf.Keeper {
 	k := &cniconf.Keeper{
 		ConfDir: c.ConfDir, BinDir: c.BinDir, Log: c.Log, ReadyFile: c.Node.ReadyFile,
-		Options: cniconf.Options{DefaultNetworks: c.Node.Given(), SystemNamespaces: c.Node.Spared(), BinDir: c.Node.BinDir},
+		Options: cniconf.Options{DefaultNetworks: c.Node.Given(), SystemNamespaces: c.Node.Spared(), BinDir: c.Node.BinDir, MultusDir: c.Node.StateDir},
 	}
 	if c.Node.HasDefault() {
 		k.Default = func() (cniconf.Default, error) { return planner.defaultNetwork(ctx) }

@@ -8,11 +8,12 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/network"
+	"github.com/viaduct-sriov/viaduct/internal/takeover"
 )
 
 // Del detaches the sandbox from everything that its record names, in reverse. It tries all and reports all that failed;
 // the record then stays for the next Del. Without a record, fallback (the default network as the node has it now) gets
-// its DEL, in case the record was lost. A record that cannot be read is set aside, fallback gets its DEL, and the error
+// its DEL, in case the record was lost; a sandbox that Multus attached is torn down by what that saved. A record that cannot be read is set aside, fallback gets its DEL, and the error
 // says where the record is; the next Del has no record.
 func (r *Runner) Del(ctx context.Context, sb Sandbox, fallback network.Attachment) error {
 	if err := sb.check(); err != nil {
@@ -28,8 +29,17 @@ func (r *Runner) Del(ctx context.Context, sb Sandbox, fallback network.Attachmen
 	case err == nil:
 		return r.tearDown(ctx, rec)
 	case errors.Is(err, journal.ErrNotExist):
-		// An ADD that was killed while it wrote its first record has left a part of one. It had started no plugin yet.
-		return errors.Join(r.delFallback(ctx, sb, fallback), r.Records.Remove(sb.ContainerID))
+		rec, err = r.adopt(sb)
+		switch {
+		case err == nil:
+			return r.tearDown(ctx, rec)
+		case errors.Is(err, takeover.ErrNotExist):
+			// An ADD that was killed while it wrote its first record has left a part of one. It had started no plugin yet.
+			return errors.Join(r.delFallback(ctx, sb, fallback), r.Records.Remove(sb.ContainerID))
+		case errors.Is(err, takeover.ErrCorrupt):
+			return errors.Join(r.setAsideForeign(sb.ContainerID, err), r.delFallback(ctx, sb, fallback))
+		}
+		return err
 	case errors.Is(err, journal.ErrCorrupt), errors.Is(err, journal.ErrVersion):
 		path, aside := r.Records.SetAside(sb.ContainerID)
 		if aside != nil {
@@ -47,12 +57,7 @@ func (r *Runner) delFallback(ctx context.Context, sb Sandbox, fallback network.A
 	if err := r.endLeftover(ctx, sb.ContainerID); err != nil {
 		return err
 	}
-	ns := Netns{}
-	if sb.Netns != "" {
-		if open, err := openNetns(sb.Netns); err == nil && !open.host() {
-			ns = open // else it is gone, as it may be at DEL
-		}
-	}
+	ns := netnsForDel(sb)
 	rec, err := newRecord(sb, ns, []network.Attachment{fallback})
 	if err != nil {
 		return err
@@ -82,6 +87,9 @@ func (r *Runner) tearDown(ctx context.Context, rec *Record) error {
 		a.Phase = Gone
 	}
 	if len(errs) == 0 {
+		if err := r.forget(rec); err != nil {
+			return err
+		}
 		return r.Records.Remove(rec.ContainerID)
 	}
 	rec.Phase = Deleting

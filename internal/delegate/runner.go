@@ -16,6 +16,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/network"
+	"github.com/viaduct-sriov/viaduct/internal/takeover"
 )
 
 // DefaultLockWait bounds the wait for another call on the same container. Longer than DefaultTimeout: a hanging plugin is
@@ -29,6 +30,8 @@ type Runner struct {
 	Running journal.Store // a Process by container id, while a plugin runs
 	Path    string        // CNI_PATH: where plugins are
 	Devices devinfo.Dir   // device-info files
+	// Multus is where Multus saved what it attached, so that its pods are torn down; empty: it never ran here.
+	Multus takeover.Multus
 
 	Timeout  time.Duration // for one plugin; 0 means DefaultTimeout
 	LockWait time.Duration // for the container's lock; 0 means DefaultLockWait

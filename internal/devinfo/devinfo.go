@@ -233,6 +233,18 @@ func (d Dir) Remove(path string) error {
 	return nil
 }
 
+// RemoveOfPod removes the attachment's file that goes by this whole name, which Multus gives no ending. One that is not there
+// is no error.
+func (d Dir) RemoveOfPod(file string) error {
+	if file != filepath.Base(file) || !filepath.IsLocal(file) || file == "." {
+		return fmt.Errorf("%w: %q", ErrName, file)
+	}
+	if err := os.Remove(filepath.Join(d.root(), "cni", file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove device-info: %w", err)
+	}
+	return nil
+}
+
 // maxFile bounds what a read takes into memory: the files are a few hundred bytes, but others can write to the folder.
 const maxFile = 1 << 20
 

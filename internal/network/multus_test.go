@@ -297,8 +297,8 @@ func TestMultusConfigurationFile(t *testing.T) {
 	want := &NodeConfig{
 		Policy: Policy{Global: []string{"default"}}, Namespace: "kube-system", Cluster: &cluster,
 		Defaults: []Selection{named("sidecarCRD", "defaultNetworks[0]"), named("flannel", "defaultNetworks[1]")},
-		System:   []string{"kube-system", "admin"}, ConfDir: "/etc/cni/multus/net.d", BinDir: "/opt/cni/bin", ReadyFile: "/run/ready", LogLevel: "debug",
-		Ignored: []string{"Note1", "auxiliaryCNIChainName", "cniDir", "delegates", "kubeconfig", "logFile", "logOptions", "logToStderr"},
+		System:   []string{"kube-system", "admin"}, ConfDir: "/etc/cni/multus/net.d", BinDir: "/opt/cni/bin", StateDir: "/var/lib/cni/multus", ReadyFile: "/run/ready", LogLevel: "debug",
+		Ignored: []string{"Note1", "auxiliaryCNIChainName", "delegates", "kubeconfig", "logFile", "logOptions", "logToStderr"},
 	}
 	if d := cmp.Diff(want, node); d != "" {
 		t.Error(d)

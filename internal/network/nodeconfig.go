@@ -26,6 +26,8 @@ type NodeConfig struct {
 	Delegates []*Definition
 	// ConfDir holds configurations for definitions without one; BinDir, further plugins. Empty: not said.
 	ConfDir, BinDir string
+	// StateDir is cniDir, where Multus saved what it attached before this project did. Empty: not said.
+	StateDir string
 	// ReadyFile is there when the default network is ready. Empty: not said.
 	ReadyFile string
 	// LogLevel is debug, verbose, error or panic. Empty: not said.
@@ -59,6 +61,7 @@ var nodeKeys = []struct {
 	{"delegates", (*nodeParser).readDelegates},
 	{"confDir", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.ConfDir, checkPath) }},
 	{"binDir", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.BinDir, checkPath) }},
+	{"cniDir", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.StateDir, checkPath) }},
 	{"readinessindicatorfile", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.ReadyFile, checkPath) }},
 	{"logLevel", (*nodeParser).readLogLevel},
 }

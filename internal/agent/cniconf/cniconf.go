@@ -109,6 +109,8 @@ type Options struct {
 	SystemNamespaces []string `json:"systemNamespaces,omitempty"`
 	// BinDir is where plugins may be beside the runtime's folder.
 	BinDir string `json:"binDir,omitempty"`
+	// MultusDir is where Multus saved what it attached, if not where it usually does.
+	MultusDir string `json:"cniDir,omitempty"`
 }
 
 // Render makes our file: one plugin, with the default network's list in it. The runtime passes to a plugin what that

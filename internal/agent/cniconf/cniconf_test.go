@@ -313,7 +313,7 @@ func TestWriteIsOneRename(t *testing.T) {
 }
 
 func TestRenderWithNetworksForEveryPod(t *testing.T) {
-	data, err := Render(Default{List: json.RawMessage(flannel)}, Options{DefaultNetworks: []string{"side"}, SystemNamespaces: []string{"kube-system"}, BinDir: "/opt/more"})
+	data, err := Render(Default{List: json.RawMessage(flannel)}, Options{DefaultNetworks: []string{"side"}, SystemNamespaces: []string{"kube-system"}, BinDir: "/opt/more", MultusDir: "/old/state"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestRenderWithNetworksForEveryPod(t *testing.T) {
 	if err := json.Unmarshal(data, &got); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]Options{{[]string{"side"}, []string{"kube-system"}, "/opt/more"}}, got.Plugins); diff != "" {
+	if diff := cmp.Diff([]Options{{[]string{"side"}, []string{"kube-system"}, "/opt/more", "/old/state"}}, got.Plugins); diff != "" {
 		t.Error(diff)
 	}
 }

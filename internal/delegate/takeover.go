@@ -1,0 +1,89 @@
+package delegate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/viaduct-sriov/viaduct/internal/takeover"
+)
+
+// Pods that Multus attached before the node was ours run on, and their DEL comes to us. What Multus saved of them becomes a
+// record like our own, so that a DEL that fails is tried again, and Multus' files go when nothing is left of the sandbox.
+
+// adopt makes a record of what Multus saved of the sandbox, in phase added, and writes it. One of its networks may not have
+// come that far, but DEL may come for what never was. Errors wrap takeover.ErrNotExist, takeover.ErrCorrupt or are the file
+// system's own. Hold the lock.
+func (r *Runner) adopt(sb Sandbox) (*Record, error) {
+	if r.Multus == "" {
+		return nil, takeover.ErrNotExist
+	}
+	saved, err := r.Multus.Sandbox(sb.ContainerID, sb.IfName)
+	if err != nil {
+		return nil, err
+	}
+	rec := &Record{
+		ContainerID: sb.ContainerID, Pod: sb.Pod, IfName: sb.IfName, Args: sb.Args, Netns: netnsForDel(sb), Boot: bootID(), Phase: Added,
+	}
+	if rec.Args == "" {
+		rec.Args = saved[0].CNIArgs()
+	}
+	for i, d := range saved {
+		a := Attached{Phase: Added, Result: d.Result}
+		a.Name, a.IfName, a.Config, a.IsDefault = d.Name, d.IfName, d.Config, i == 0
+		if chain, err := ParseChain(d.Config); err == nil { // else check says so
+			a.Capabilities = chain.declared(d.Capabilities)
+		}
+		rec.Attachments = append(rec.Attachments, a)
+	}
+	if err := rec.check(sb.ContainerID); err != nil {
+		return nil, fmt.Errorf("%w: %w", takeover.ErrCorrupt, err)
+	}
+	if err := r.Records.Write(sb.ContainerID, rec); err != nil {
+		return nil, err
+	}
+	r.Log.Info("takes over a sandbox that Multus attached", "container", sb.ContainerID, "networks", len(rec.Attachments))
+	return rec, nil
+}
+
+// setAsideForeign puts what Multus saved out of the way, so that the next DEL meets with a sandbox without a record. The
+// error says where it is now.
+func (r *Runner) setAsideForeign(containerID string, cause error) error {
+	path, err := r.Multus.SetAside(containerID)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	return fmt.Errorf("what Multus saved of container %s: %w; it is now %s; networks beside the default one may have left something behind", containerID, cause, path)
+}
+
+// forget removes Multus' files of a sandbox of which nothing is left.
+func (r *Runner) forget(rec *Record) error {
+	if r.Multus == "" {
+		return nil
+	}
+	saved, err := r.Multus.Sandbox(rec.ContainerID, rec.IfName)
+	if errors.Is(err, takeover.ErrNotExist) {
+		return nil
+	}
+	errs := []error{r.Multus.Forget(rec.ContainerID, saved)}
+	for _, d := range saved {
+		var path string
+		if json.Unmarshal(d.Capabilities[deviceFileCapability], &path) == nil && path != "" {
+			// Multus gives its copy no ending.
+			errs = append(errs, r.Devices.RemoveOfPod(filepath.Base(path)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// netnsForDel is the sandbox's namespace, empty if it is gone, as it may be at DEL.
+func netnsForDel(sb Sandbox) Netns {
+	if sb.Netns == "" {
+		return Netns{}
+	}
+	if open, err := openNetns(sb.Netns); err == nil && !open.host() {
+		return open
+	}
+	return Netns{}
+}

@@ -1,0 +1,193 @@
+package takeover_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/takeover"
+	"github.com/viaduct-sriov/viaduct/internal/takeover/takeovertest"
+)
+
+const id = takeovertest.ContainerID
+
+func folders(root string) (takeover.Multus, takeover.SRIOV) {
+	return takeover.Multus(filepath.Join(root, "var/lib/cni/multus")), takeover.SRIOV(filepath.Join(root, "var/lib/cni/sriov"))
+}
+
+func TestSandboxOfMultus(t *testing.T) {
+	multus, _ := folders(takeovertest.Node(t, nil))
+	got, err := multus.Sandbox(id, "eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	for _, d := range got {
+		if !strings.Contains(string(d.Result), `"cniVersion":"1.0.0"`) || d.Netns != takeovertest.Netns {
+			t.Errorf("%s: netns %q, result %s", d.IfName, d.Netns, d.Result)
+		}
+		if !strings.HasPrefix(d.CNIArgs(), "IgnoreUnknown=true;K8S_POD_NAMESPACE=default;K8S_POD_NAME=ref1;") {
+			t.Errorf("%s: CNI_ARGS %q", d.IfName, d.CNIArgs())
+		}
+		said = append(said, d.Name+" "+d.IfName+" "+string(d.Capabilities["deviceID"])+" "+string(d.Config))
+	}
+	want := []string{
+		`default eth0  {"cniVersion":"1.0.0","name":"default","plugins":[{"bridge":"cni0","ipam":{"subnet":"10.244.0.0/24","type":"host-local"},"isGateway":true,"type":"bridge"}]}`,
+		`default/sriov-net net1 "0000:02:10.2" {"cniVersion":"1.0.0","deviceID":"0000:02:10.2","ipam":{"subnet":"10.56.0.0/24","type":"host-local"},"name":"sriov-net","pciBusID":"0000:02:10.2","spoofchk":"on","trust":"off","type":"sriov","vlan":100}`,
+		`default/sriov-net net2 "0000:02:10.4" {"cniVersion":"1.0.0","deviceID":"0000:02:10.4","ipam":{"subnet":"10.56.0.0/24","type":"host-local"},"name":"sriov-net","pciBusID":"0000:02:10.4","spoofchk":"on","trust":"off","type":"sriov","vlan":100}`,
+	}
+	if diff := cmp.Diff(want, said); diff != "" {
+		t.Errorf("delegates (-want +got):\n%s", diff)
+	}
+	if err := multus.Forget(id, got); err != nil {
+		t.Fatal(err)
+	}
+	if left := files(t, string(multus)); left != nil {
+		t.Errorf("left: %v", left)
+	}
+	if _, err := multus.Sandbox(id, "eth0"); !errors.Is(err, takeover.ErrNotExist) {
+		t.Errorf("after it was forgotten: %v", err)
+	}
+	if err := multus.Forget(id, nil); err != nil {
+		t.Errorf("forget it again: %v", err)
+	}
+}
+
+func TestSandboxOfMultusThatCannotBe(t *testing.T) {
+	const file = "var/lib/cni/multus/" + id
+	for name, text := range map[string]string{
+		"empty":               "",
+		"cut":                 `[{"Name":"default","Bytes":"eyJjbm`,
+		"no network":          "[]",
+		"no configuration":    `[{"Name":"default"}]`,
+		"a name with slashes": `[{"Name":"default","Bytes":"eyJuYW1lIjoiLi4vLi4veCJ9"}]`, // {"name":"../../x"}
+	} {
+		t.Run(name, func(t *testing.T) {
+			multus, _ := folders(takeovertest.Node(t, map[string]func(string) string{file: func(string) string { return text }}))
+			if got, err := multus.Sandbox(id, "eth0"); !errors.Is(err, takeover.ErrCorrupt) {
+				t.Errorf("%v, %v", got, err)
+			}
+			path, err := multus.SetAside(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if data, err := os.ReadFile(path); err != nil || string(data) != text {
+				t.Errorf("set aside: %q, %v", data, err)
+			}
+			if _, err := multus.Sandbox(id, "eth0"); !errors.Is(err, takeover.ErrNotExist) {
+				t.Errorf("after it was set aside: %v", err)
+			}
+		})
+	}
+}
+
+func TestVFOfSRIOVCNI(t *testing.T) {
+	_, sriov := folders(takeovertest.Node(t, nil))
+	now, older, err := sriov.VF(takeovertest.VF1)
+	if err != nil || len(older) != 0 {
+		t.Fatal(now, older, err)
+	}
+	yes, no := true, false
+	want := takeover.VFState{
+		HostIFName: "eth8", AdminMAC: "00:00:00:00:00:00", EffectiveMAC: "d6:8e:da:e3:ab:63", MTU: 1500,
+		SpoofChk: &yes, Trust: &no, VlanProto: 0x8100,
+	}
+	if diff := cmp.Diff(want, now.Before); diff != "" {
+		t.Errorf("before (-want +got):\n%s", diff)
+	}
+	if got := []string{now.ContainerID, now.IfName, now.Network, now.Netns}; !cmp.Equal(got, []string{id, "net1", "sriov-net", takeovertest.Netns}) {
+		t.Errorf("owner: %q", got)
+	}
+	if !strings.Contains(string(now.Config), `"subnet":"10.56.0.0/24"`) || !strings.Contains(now.Args, "K8S_POD_NAME=ref1") {
+		t.Errorf("from libcni's cache: %s, %s", now.Config, now.Args)
+	}
+	if got := sriov.Device(id, "net2"); got != takeovertest.VF2 {
+		t.Errorf("the VF of net2 is %q", got)
+	}
+	for _, bad := range [][2]string{{id, "net7"}, {"../../../etc", "x"}, {id, "/../x"}} {
+		if got := sriov.Device(bad[0], bad[1]); got != "" {
+			t.Errorf("the VF of %q is %q", bad, got)
+		}
+	}
+	if err := sriov.Forget(takeovertest.VF1, now); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := sriov.VF(takeovertest.VF1); !errors.Is(err, takeover.ErrNotExist) {
+		t.Errorf("after it was forgotten: %v", err)
+	}
+	if got, err := sriov.VFs(); err != nil || !cmp.Equal(got, []string{takeovertest.VF2}) {
+		t.Errorf("in use: %v, %v", got, err)
+	}
+}
+
+// The file of an owner whose DEL failed stays: the VF is whose was saved last.
+func TestVFOfSRIOVCNIWithOlderOwners(t *testing.T) {
+	root := takeovertest.Node(t, nil)
+	_, sriov := folders(root)
+	data, err := os.ReadFile(filepath.Join(string(sriov), id+"-net1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale := filepath.Join(string(sriov), "dead-net1-a")
+	if err := errors.Join(os.WriteFile(stale, data, 0o600), os.Chtimes(stale, time.Time{}, time.Now().Add(-time.Hour))); err != nil {
+		t.Fatal(err)
+	}
+	now, older, err := sriov.VF(takeovertest.VF1)
+	if err != nil || now.ContainerID != id || len(older) != 1 || older[0].ContainerID != "dead" || older[0].IfName != "net1-a" || older[0].Netns != "" {
+		t.Errorf("%+v, %+v, %v", now, older, err)
+	}
+}
+
+func TestVFOfSRIOVCNIWithoutAnOwner(t *testing.T) {
+	for name, text := range map[string]string{"cut": `{"MAC":"","MTU":15`, "without what it was": `{"deviceID":"0000:02:10.2"}`} {
+		_, sriov := folders(takeovertest.Node(t, map[string]func(string) string{
+			"var/lib/cni/sriov/" + id + "-net1": func(string) string { return text },
+		}))
+		if now, _, err := sriov.VF(takeovertest.VF1); !errors.Is(err, takeover.ErrCorrupt) {
+			t.Errorf("%s: %+v, %v", name, now, err)
+		}
+		if _, err := sriov.SetAside(takeovertest.VF1); err != nil {
+			t.Fatal(err)
+		}
+		if now, _, err := sriov.VF(takeovertest.VF1); !errors.Is(err, takeover.ErrNotExist) {
+			t.Errorf("%s, set aside: %+v, %v", name, now, err)
+		}
+	}
+}
+
+func TestIdle(t *testing.T) {
+	_, sriov := folders(takeovertest.Node(t, nil))
+	release, ok := sriov.Idle(takeovertest.VF1)
+	if !ok {
+		t.Fatal("a VF that nobody works on is not idle")
+	}
+	if _, ok := sriov.Idle(takeovertest.VF1); ok {
+		t.Error("a VF whose lock is taken is idle")
+	}
+	release()
+	if _, ok := sriov.Idle(takeovertest.VF1); !ok {
+		t.Error("a VF whose lock was given back is not idle")
+	}
+	if _, ok := sriov.Idle("0000:02:10.6"); !ok {
+		t.Error("a VF without a lock is not idle")
+	}
+}
+
+func files(t *testing.T, dir string) (out []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			out = append(out, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
