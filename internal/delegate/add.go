@@ -84,7 +84,7 @@ func (r *Runner) addAll(ctx context.Context, rec *Record) error {
 		if a.DeviceFile, err = r.devicePath(rec, a, chain); err != nil {
 			return err
 		}
-		if err := r.findAll(a, chain); err != nil {
+		if err := r.findAll(rec, a, chain); err != nil {
 			return err
 		}
 		a.Phase = Adding

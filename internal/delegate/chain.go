@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
 // A Chain is a CNI network configuration list: plugins that run one after the other, each given the result so far.
@@ -130,22 +133,11 @@ func highest(cniVersion string, offered []string) (string, error) {
 	if cniVersion == "" && len(offered) == 0 {
 		return "0.1.0", nil // the specification's default
 	}
-	best := cniVersion
-	for _, v := range offered {
-		known, err := version.GreaterThanOrEqualTo(version.Current(), v)
-		if err != nil {
-			return "", invalid("key cniVersions: %q: %v", v, err)
-		}
-		if !known {
-			continue
-		}
-		if better, err := version.GreaterThan(v, best); best == "" || (err == nil && better) {
-			best = v
-		}
-	}
-	if known, err := version.GreaterThanOrEqualTo(version.Current(), best); err != nil || !known {
+	offered = append(slices.Clone(offered), cniVersion)
+	best := network.HighestVersion(offered)
+	if best == "" {
 		return "", types.NewError(types.ErrIncompatibleCNIVersion,
-			fmt.Sprintf("cniVersion %q: this meta-cni speaks up to %s", best, version.Current()), "")
+			fmt.Sprintf("cniVersion %q: this meta-cni speaks up to %s", offered, version.Current()), "")
 	}
 	return best, nil
 }

@@ -36,6 +36,8 @@ func code(err error) uint {
 		return refusal.Code
 	case errors.Is(err, agentapi.ErrUnavailable), errors.Is(err, journal.ErrLocked):
 		return types.ErrTryAgainLater
+	case errors.Is(err, network.ErrInvalid):
+		return types.ErrInvalidNetworkConfig
 	case errors.As(err, &own):
 		return own.Code
 	}

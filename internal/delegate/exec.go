@@ -16,6 +16,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
 const (
@@ -80,13 +82,13 @@ type call struct {
 // exec runs a plugin and returns what it printed. The error is a *PluginError.
 func (r *Runner) exec(ctx context.Context, c call) ([]byte, error) {
 	fail := &PluginError{Network: c.network, IfName: c.ifName, Plugin: c.plugin.Type, Verb: c.verb, Code: types.ErrInternal}
-	path, err := r.find(c.plugin.Type)
-	if err != nil {
-		fail.Code, fail.Err = types.ErrInvalidNetworkConfig, err
+	path, missing := r.find(c.plugin.Type)
+	if missing != nil {
+		fail.Code, fail.Err = types.ErrInvalidNetworkConfig, missing
 		return nil, fail
 	}
 	stdout, stderr := &limited{max: maxStdout}, &tail{max: maxStderr}
-	err = r.start(ctx, c, path, stdout, stderr)
+	err := r.start(ctx, c, path, stdout, stderr)
 	if stdout.over {
 		err = fmt.Errorf("it printed more than %d bytes", maxStdout)
 		stdout.data = nil
@@ -158,17 +160,18 @@ func startFree(ctx context.Context, path string, env []string) (*child, error) {
 
 // findAll refuses a chain with a plugin that is not there, before any of it runs. Its DEL would fail as well, for ever, and
 // the pod would never go.
-func (r *Runner) findAll(a *Attached, chain *Chain) error {
-	for _, p := range chain.Plugins {
+func (r *Runner) findAll(rec *Record, a *Attached, chain *Chain) error {
+	for i, p := range chain.Plugins {
 		if _, err := r.find(p.Type); err != nil {
-			return &PluginError{Network: a.Name, IfName: a.IfName, Plugin: p.Type, Verb: "ADD", Code: types.ErrInvalidNetworkConfig, Err: err}
+			err.Pod, err.Network, err.Key = rec.Pod, a.Name, fmt.Sprintf("plugins[%d].type", i)
+			return err
 		}
 	}
 	return nil
 }
 
 // find looks for the plugin in CNI_PATH. It refuses this program itself, by whatever name: that would never end.
-func (r *Runner) find(plugin string) (string, error) {
+func (r *Runner) find(plugin string) (string, *network.Error) {
 	self, _ := os.Stat("/proc/self/exe") // without /proc there is nothing to compare with
 	for _, dir := range filepath.SplitList(r.Path) {
 		path := filepath.Join(dir, plugin)
@@ -177,11 +180,18 @@ func (r *Runner) find(plugin string) (string, error) {
 			continue
 		}
 		if self != nil && os.SameFile(self, info) {
-			return "", fmt.Errorf("%s is meta-cni itself, which cannot be one of its own networks", path)
+			return "", &network.Error{
+				Reason: network.SelfDelegation, Problem: path + " is meta-cni itself, which cannot be one of its own networks",
+				Remedy: "name the plugin that attaches the network",
+			}
 		}
 		return path, nil
 	}
-	return "", fmt.Errorf("there is no such plugin in CNI_PATH (%s): install it, or correct the network's configuration", r.Path)
+	return "", &network.Error{
+		Reason:  network.NoPlugin,
+		Problem: fmt.Sprintf("there is no plugin %s on this node, in CNI_PATH (%s)", plugin, r.Path),
+		Remedy:  "install it there, or correct the network's configuration",
+	}
 }
 
 // variables are CNI's own in a plugin's environment.

@@ -164,7 +164,11 @@ func newRecord(sb Sandbox, ns Netns, attachments []network.Attachment) (*Record,
 			return nil, invalid("network %s: interface %q: %v", a.Name, a.IfName, bad)
 		}
 		if other, ok := taken[a.IfName]; ok {
-			return nil, invalid("network %s: interface %s is already that of network %s", a.Name, a.IfName, other)
+			return nil, &network.Error{
+				Reason: network.InterfaceTaken, Pod: sb.Pod, Network: a.Name, Key: "interface",
+				Problem: fmt.Sprintf("the interface name %s is taken by network %s", a.IfName, other),
+				Remedy:  `choose another "interface", or none for net1, net2, … by position`,
+			}
 		}
 		taken[a.IfName] = a.Name
 		a.Capabilities = chain.declared(a.Capabilities)

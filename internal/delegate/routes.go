@@ -1,6 +1,7 @@
 package delegate
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
+	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
 // setDefaultRoutes makes the pod's default routes exactly those that its attachments ask for. If none asks, they are what
@@ -25,6 +27,9 @@ func setDefaultRoutes(rec *Record) error {
 		}
 		asked = a.Name
 		gateways, err := a.gateways()
+		if e, ok := errors.AsType[*network.Error](err); ok {
+			e.Pod = rec.Pod
+		}
 		if err != nil {
 			return err
 		}
@@ -35,7 +40,14 @@ func setDefaultRoutes(rec *Record) error {
 	if asked == "" {
 		return nil
 	}
-	if err := netlinks.SetDefaultRoutes(rec.Netns.Path, want); err != nil {
+	err := netlinks.SetDefaultRoutes(rec.Netns.Path, want)
+	switch {
+	case errors.Is(err, netlinks.ErrGateway):
+		return &network.Error{
+			Reason: network.GatewayOutOfReach, Pod: rec.Pod, Network: asked, Key: "default-route", Problem: err.Error(),
+			Remedy: "name a router in a subnet that the interface has an address of",
+		}
+	case err != nil:
 		return fmt.Errorf("network %s: default-route: %w", asked, err)
 	}
 	return nil
@@ -66,8 +78,11 @@ func (a *Attached) gateways() ([]netip.Addr, error) {
 		out = addressGateways(result)
 	}
 	if len(out) == 0 {
-		return nil, invalid("network %s: default-route names no gateway, and the network's own plugins give none either: "+
-			"name one in the pod's annotation", a.Name)
+		return nil, &network.Error{
+			Reason: network.NoGateway, Network: a.Name, Key: "default-route",
+			Problem: "it names no gateway, and the network's own plugins give none either",
+			Remedy:  `name one in the pod's annotation, such as "default-route": ["192.0.2.1"], or a gateway in the network's ipam`,
+		}
 	}
 	return out, nil
 }

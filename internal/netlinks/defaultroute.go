@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrGateway means that the kernel does not reach a gateway through its interface.
+var ErrGateway = errors.New("the interface does not reach the gateway")
+
 // A Gateway is where a default route goes: to an address, through an interface.
 type Gateway struct {
 	IfName  string
@@ -19,7 +22,7 @@ type Gateway struct {
 
 // SetDefaultRoutes makes the default routes in the main table of the network namespace at path exactly those given, for
 // IPv4 and IPv6 alike. Nothing is changed if it fails: what it had removed is put back. The routes of a family may be
-// missing for about a millisecond.
+// missing for about a millisecond. The error wraps ErrGateway if a gateway is out of reach.
 func SetDefaultRoutes(path string, want []Gateway) error {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
@@ -65,8 +68,14 @@ func replaceRoutes(h *netlink.Handle, old, now []netlink.Route) error {
 	}
 	for i := range now {
 		// Append, not add: two gateways of one family are two routes of one metric.
-		if err := h.RouteAppend(&now[i]); err != nil {
-			return fmt.Errorf("add a default route via %s: %w; is the gateway within the interface's own subnet?", now[i].Gw, err)
+		err := h.RouteAppend(&now[i])
+		switch {
+		// EINVAL is IPv6's word for a gateway that is the pod's own address, ENODEV and EACCES for an interface without IPv6.
+		case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENODEV),
+			errors.Is(err, unix.EACCES):
+			return fmt.Errorf("add a default route via %s: %w: %w", now[i].Gw, ErrGateway, err)
+		case err != nil:
+			return fmt.Errorf("add a default route via %s: %w", now[i].Gw, err)
 		}
 	}
 	return nil

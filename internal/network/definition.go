@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/containernetworking/cni/pkg/version"
 )
 
 // A Definition is a NetworkAttachmentDefinition, parsed once: read-only, and safe for concurrent use.
@@ -209,11 +211,6 @@ func checkListKeys(list object) *Error {
 			return problem(WrongType, "write true or false", "%s is neither true nor false", quote(string(raw))).at(key)
 		}
 	}
-	if raw, ok := list["cniVersions"]; ok {
-		if _, err := readStrings(raw, checkVersion); err != nil {
-			return err.at("cniVersions")
-		}
-	}
 	if raw, ok := list["name"]; ok {
 		name, err := decodeString(raw)
 		if err == nil {
@@ -223,18 +220,48 @@ func checkListKeys(list object) *Error {
 			return err.at("name")
 		}
 	}
-	raw, ok := list["cniVersion"]
-	if !ok {
-		if _, several := list["cniVersions"]; !several {
-			list["cniVersion"] = encode("0.1.0") // what the CNI specification says of a configuration without
+	return checkVersions(list)
+}
+
+// checkVersions makes sure that one of the versions that a list offers can be spoken.
+func checkVersions(list object) *Error {
+	var offered []string
+	raw, several := list["cniVersions"]
+	if several {
+		var err *Error
+		if offered, err = readStrings(raw, checkVersion); err != nil {
+			return err.at("cniVersions")
 		}
+	}
+	key := "cniVersions"
+	if raw, ok := list["cniVersion"]; ok {
+		v, err := decodeString(raw)
+		if err == nil {
+			err = checkVersion(v)
+		}
+		if err != nil {
+			return err.at("cniVersion")
+		}
+		offered, key = append(offered, v), "cniVersion"
+	} else if !several {
+		list["cniVersion"] = encode("0.1.0") // what the CNI specification says of a configuration without
 		return nil
 	}
-	v, err := decodeString(raw)
-	if err == nil {
-		err = checkVersion(v)
+	if HighestVersion(offered) == "" {
+		return problem(BadVersion, "write one of these", "%s is no version that this node speaks; it speaks %s", strings.Join(offered, ", "),
+			strings.Join(version.All.SupportedVersions(), ", ")).at(key)
 	}
-	return err.at("cniVersion")
+	return nil
+}
+
+// HighestVersion is the highest of the offered versions of the CNI specification that can be spoken; empty if none can.
+func HighestVersion(offered []string) string {
+	for _, v := range slices.Backward(version.All.SupportedVersions()) {
+		if slices.Contains(offered, v) {
+			return v
+		}
+	}
+	return ""
 }
 
 func checkVersion(v string) *Error {

@@ -71,7 +71,7 @@ func readGUID(s *Selection, raw json.RawMessage) *Error {
 	if err != nil || guid == "" {
 		return err
 	}
-	if !guidPattern.MatchString(guid) {
+	if !guidPattern.MatchString(guid) || strings.Trim(guid, "0:") == "" {
 		return problem(BadGUID, "write eight bytes in hexadecimal, such as 02:00:00:00:00:00:00:01", "%s is not an InfiniBand GUID", quote(guid))
 	}
 	s.setCapability("infinibandGUID", guid)
@@ -79,7 +79,7 @@ func readGUID(s *Selection, raw json.RawMessage) *Error {
 }
 
 func readDefaultRoute(s *Selection, raw json.RawMessage) *Error {
-	gateways, err := readStrings(raw, checkAddress)
+	gateways, err := readStrings(raw, checkGateway)
 	if err != nil {
 		return err
 	}

@@ -225,6 +225,41 @@ func TestMultusDefaultNetworks(t *testing.T) {
 	wantRefusal(t, err, "defaultNetworks[0]", "kube-system/none", "pod shop/till-0")
 }
 
+// Networks that the node gives take the first positions: what a pod asks for by name is free, or not, beside them.
+func TestMultusDefaultNetworksTakeNames(t *testing.T) {
+	defs := nads(ParseDefinition("shop", "a", "", bridgeConf), ParseDefinition("kube-system", "side", "", bridgeConf))
+	node, err := ParseNodeConfig([]byte(`{"defaultNetworks":["side"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for networks, want := range map[string][]string{
+		"a@net2,a": {"kube-system/side net1", "shop/a net2", "shop/a net3"}, // without the node's, the second would be net2
+		"a@net3,a": nil,
+		"a@net1":   nil,
+		"a,a@net1": nil,
+	} {
+		wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: networks}, DefaultNamespace)
+		if err != nil {
+			t.Fatalf("%s: refused before the node's networks are known: %v", networks, err)
+		}
+		if wants, err = node.Apply(wants); want == nil {
+			wantReason(t, err, InterfaceTaken)
+			wantRefusal(t, err, "pod shop/till-0", "network shop/a", NetworksAnnotation)
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", networks, err)
+		}
+		p, err := wants.Plan(defs, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, names(p)); d != "" {
+			t.Errorf("%s: %s", networks, d)
+		}
+	}
+}
+
 func TestMultusDelegates(t *testing.T) {
 	defs := nads(ParseDefinition("shop", "a", "", bridgeConf))
 	const config = `{"name":"multus-cni-network","delegates":[{"name":"cbr0","type":"flannel","capabilities":{"portMappings":true}},{"type":"macvlan"}]}`

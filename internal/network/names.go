@@ -67,21 +67,51 @@ func checkMAC(s string) *Error {
 	if err != nil || (len(hw) != 6 && len(hw) != 20) {
 		return problem(BadMAC, "write six bytes in hexadecimal, such as 02:00:00:00:00:01", "%s is not a MAC address", quote(s))
 	}
+	if len(hw) == 6 && [6]byte(hw) == [6]byte{} {
+		return problem(BadMAC, "write another, such as 02:00:00:00:00:01", "%s is no address of an interface", quote(s))
+	}
 	if len(hw) == 6 && hw[0]&1 != 0 {
 		return problem(BadMAC, "make the first byte even, such as 02", "%s is a multicast address, an interface needs a unicast one", quote(s))
 	}
 	return nil
 }
 
+// checkIP takes what an interface can have. With a prefix of no length its subnet would be all addresses: a default route
+// that nobody has asked for.
 func checkIP(s string) *Error {
-	if _, err := netip.ParseAddr(s); err == nil && !strings.Contains(s, "%") {
-		return nil
+	const remedy = "write an address with or without a prefix length, such as 192.0.2.10/24 or 2001:db8::10"
+	addr, err := netip.ParseAddr(s)
+	bits := addr.BitLen()
+	if err != nil {
+		var prefix netip.Prefix
+		prefix, err = netip.ParsePrefix(s)
+		addr, bits = prefix.Addr(), prefix.Bits()
 	}
-	if _, err := netip.ParsePrefix(s); err == nil {
-		return nil
+	switch {
+	case err != nil || addr.Zone() != "":
+		return problem(BadIP, remedy, "%s is not an IP address", quote(s))
+	case !isUnicast(addr) || bits == 0:
+		return problem(BadIP, remedy, "%s is no address that an interface can have", quote(s))
 	}
-	return problem(BadIP, "write an address with or without a prefix length, such as 192.0.2.10/24 or 2001:db8::10",
-		"%s is not an IP address", quote(s))
+	return nil
+}
+
+// isUnicast reports whether the address can be that of one machine.
+func isUnicast(addr netip.Addr) bool {
+	addr = addr.Unmap()
+	return !addr.IsUnspecified() && !addr.IsMulticast() && addr != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// checkGateway takes what a route can lead to.
+func checkGateway(s string) *Error {
+	err := checkAddress(s)
+	if err != nil {
+		return err
+	}
+	if addr := netip.MustParseAddr(s); !isUnicast(addr) || addr.Unmap().IsLoopback() {
+		return problem(BadIP, "write the address of a router in the network's own subnet", "%s can be no gateway's address", quote(s))
+	}
+	return nil
 }
 
 // checkAddress takes an address alone.

@@ -262,6 +262,9 @@ func (c *NodeConfig) Apply(w Wants) (Wants, error) {
 		return w, problem(TooMany, "ask for fewer networks", "the pod asks for %d networks, the node gives it %d: %d at most together",
 			len(w.Networks), len(w.Node), MaxAttachments).at(NetworksAnnotation).of(w.Pod, "")
 	}
+	if _, err := w.interfaceNames(); err != nil {
+		return w, err
+	}
 	return w, nil
 }
 

@@ -58,6 +58,13 @@ const (
 	TwoDevices    Reason = "TwoDevices"
 )
 
+// What shows when the networks are attached, on the pod's node.
+const (
+	NoPlugin          Reason = "NoPlugin"
+	NoGateway         Reason = "NoGateway"
+	GatewayOutOfReach Reason = "GatewayOutOfReach"
+)
+
 // What a node's configuration can get wrong.
 const (
 	BadPath       Reason = "BadPath"

@@ -114,13 +114,16 @@ func TestStandardJSONForm(t *testing.T) {
 func TestStandardIPs(t *testing.T) {
 	wantCapability(t, `"ips":["192.0.2.1/24","2001:db8::1"]`, "ips", `["192.0.2.1/24","2001:db8::1"]`)
 	wantReasons(t, "ips", map[string]Reason{`[]`: EmptyList, `"192.0.2.1"`: WrongType, `["192.0.2.256"]`: BadIP, `[1]`: WrongType, `["192.0.2.1/33"]`: BadIP})
+	for _, unfit := range []string{"0.0.0.0", "::", "0.0.0.0/0", "192.0.2.1/0", "2001:db8::1/0", "224.0.0.1/24", "ff02::1", "255.255.255.255", "::ffff:224.0.0.1", "fe80::1%eth0"} {
+		wantReasons(t, "ips", map[string]Reason{`["192.0.2.1","` + unfit + `"]`: BadIP})
+	}
 }
 
 func TestStandardMAC(t *testing.T) {
 	wantCapability(t, `"mac":"02:23:45:67:89:01"`, "mac", `"02:23:45:67:89:01"`)
 	ipoib := `"80:00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff:00:11:22"`
 	wantCapability(t, `"mac":`+ipoib, "mac", ipoib)
-	wantReasons(t, "mac", map[string]Reason{`"02:23:45:67:89"`: BadMAC, `"02:00:00:00:00:00:00:01"`: BadMAC, `"01:00:5e:00:00:01"`: BadMAC, `7`: WrongType})
+	wantReasons(t, "mac", map[string]Reason{`"02:23:45:67:89"`: BadMAC, `"02:00:00:00:00:00:00:01"`: BadMAC, `"01:00:5e:00:00:01"`: BadMAC, `"00:00:00:00:00:00"`: BadMAC, `7`: WrongType})
 }
 
 func TestStandardInterface(t *testing.T) {
@@ -159,13 +162,19 @@ func TestStandardDefaultRoute(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	wantReasons(t, "default-route", map[string]Reason{`"192.0.2.1"`: WrongType, `["192.0.2.0/24"]`: BadIP, `["gw"]`: BadIP})
+	for _, unfit := range []string{"0.0.0.0", "::", "127.0.0.1", "::1", "224.0.0.1", "ff02::2", "255.255.255.255", "::ffff:0.0.0.0", "fe80::1%eth0"} {
+		wantReasons(t, "default-route", map[string]Reason{`["` + unfit + `"]`: BadIP})
+	}
+	if got := attached(t, `"default-route":["fe80::1"]`, bridgeConf).DefaultRoute; !cmp.Equal(got, []string{"fe80::1"}) {
+		t.Errorf("a router's link-local address: got %v", got)
+	}
 	_, err := planOf(t, map[string]string{NetworksAnnotation: `[{"name":"a","default-route":["192.0.2.1"]},{"name":"a","default-route":[]}]`}, nil, nil)
 	wantReason(t, err, TwoDefaultRoutes)
 }
 
 func TestStandardInfinibandGUID(t *testing.T) {
 	wantCapability(t, `"infiniband-guid":"02:00:00:00:00:00:00:01"`, "infinibandGUID", `"02:00:00:00:00:00:00:01"`)
-	wantReasons(t, "infiniband-guid", map[string]Reason{`"02:00:00:00:00:01"`: BadGUID, `1`: WrongType})
+	wantReasons(t, "infiniband-guid", map[string]Reason{`"02:00:00:00:00:01"`: BadGUID, `"00:00:00:00:00:00:00:00"`: BadGUID, `1`: WrongType})
 }
 
 func TestStandardIPAMClaimReference(t *testing.T) {
@@ -203,6 +212,29 @@ func TestStandardInterfaceNames(t *testing.T) {
 	for _, networks := range []string{"a@x,a@x", "a,a@net1", "a@net2,a", "a@eth0"} {
 		_, err := planOf(t, map[string]string{NetworksAnnotation: networks}, defs, nil)
 		wantReason(t, err, InterfaceTaken)
+	}
+}
+
+// A configuration offers a version that can be spoken, or it is refused before any of it runs.
+func TestStandardVersion(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"type":"x"}`: "0.1.0", `{"cniVersion":"1.1.0","type":"x"}`: "1.1.0", `{"cniVersion":"9.0.0","cniVersions":["0.4.0","9.0.0","1.0.0"],"type":"x"}`: "1.0.0",
+	} {
+		var list struct {
+			CNIVersion  string
+			CNIVersions []string
+		}
+		if err := json.Unmarshal(attached(t, "", config).Config, &list); err != nil || HighestVersion(append(list.CNIVersions, list.CNIVersion)) != want {
+			t.Errorf("%s: got %v, want %s; %v", config, list, want, err)
+		}
+	}
+	for config, key := range map[string]string{
+		`{"cniVersion":"1.2.0","type":"x"}`: "cniVersion", `{"cniVersion":"0.9.0","type":"x"}`: "cniVersion", `{"cniVersions":["2.0.0"],"type":"x"}`: "cniVersions",
+		`{"cniVersions":[],"cniVersion":"2.0.0","type":"x"}`: "cniVersion", `{"cniVersions":["one"],"cniVersion":"1.0.0","type":"x"}`: "cniVersions[0]",
+	} {
+		_, err := planOf(t, map[string]string{NetworksAnnotation: "a"}, nads(ParseDefinition("shop", "a", "", config)), nil)
+		wantReason(t, err, BadVersion)
+		wantRefusal(t, err, "pod shop/till-0", "network shop/a", "spec.config."+key+":")
 	}
 }
 

@@ -105,8 +105,6 @@ func (w Wants) checkTogether() error {
 				at("ips").at(s.Key).of(w.Pod, s.Network()))
 		}
 	}
-	_, err := w.interfaceNames()
-	found.add(err)
 	return found.err()
 }
 
@@ -131,7 +129,8 @@ func (s Selection) ifName(at int) string {
 	return cmp.Or(s.IfName, defaultIfName)
 }
 
-// interfaceNames gives net1, net2, … by position to those of extra that ask for none.
+// interfaceNames gives net1, net2, … by position to those of extra that ask for none. What the node gives comes first, so the
+// names are known only after Apply.
 func (w Wants) interfaceNames() ([]string, *Error) {
 	taken := map[string]string{defaultIfName: "the default network"}
 	var names []string
