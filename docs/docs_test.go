@@ -151,11 +151,37 @@ func TestPagesNameTheirTests(t *testing.T) {
 	}
 }
 
-// The page on the standard names every test of the standard.
+// The page on the standard names every test of the standard, and on each line of its tables but the one of limits, which has
+// a test of its own, a test that is there.
 func TestPageOnTheStandardIsComplete(t *testing.T) {
 	declared, text := declaredTests(t), page(t, "standard.md")
-	if rows := regexp.MustCompile("(?m)^\\| .* \\| `[a-z]").FindAllString(text, -1); len(rows) < 40 {
-		t.Errorf("only %d lines have a test", len(rows))
+	named := regexp.MustCompile("`([a-z0-9/-]+)` `(Test\\w+)`")
+	claims := 0
+	for table := range strings.SplitSeq(text, "\n\n") {
+		head, rows, isTable := strings.Cut(table, "|---|")
+		if !isTable || strings.HasPrefix(head, "| what | at most |") {
+			continue
+		}
+		if !strings.HasSuffix(head, "| test |\n") {
+			t.Errorf("a table without tests: %s", head)
+		}
+		for _, row := range strings.Split(strings.TrimSpace(rows), "\n")[1:] {
+			claims++
+			cells := strings.Split(strings.TrimSuffix(row, " |"), " | ")
+			last := cells[len(cells)-1]
+			tests := named.FindAllStringSubmatch(last, -1)
+			if rest := named.ReplaceAllString(last, ""); len(tests) == 0 || strings.Contains(rest, "Test") || strings.Contains(strings.Join(cells[:len(cells)-1], ""), "`Test") {
+				t.Errorf("a line without a test, or with one outside its last column or without its folder: %s", row)
+			}
+			for _, m := range tests {
+				if !declared[m[1]+" "+m[2]] {
+					t.Errorf("%s is not there: %s", m[0], row)
+				}
+			}
+		}
+	}
+	if claims < 60 {
+		t.Errorf("only %d lines found", claims)
 	}
 	for test := range declared {
 		name := test[strings.LastIndexByte(test, ' ')+1:]

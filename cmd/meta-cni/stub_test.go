@@ -55,6 +55,7 @@ type node struct {
 	dir, bin, journal, effects  string
 	netns, id, args, socket     string
 	annotations, extra, verbose string        // JSON; annotations is left out if empty
+	runtime                     string        // further members of runtimeConfig, each with a comma before it
 	def                         string        // the default network's configuration
 	cpu                         time.Duration // of programs that a benchmark has run
 }
@@ -94,7 +95,7 @@ func (n *node) chain(name, version string, plugins ...string) string {
 }
 
 func (n *node) conf() string {
-	runtimeConfig := `"portMappings":[{"hostPort":8080}]`
+	runtimeConfig := `"portMappings":[{"hostPort":8080}]` + n.runtime
 	if n.annotations != "" {
 		runtimeConfig += fmt.Sprintf(`,%q:%s`, annotationsCapability, n.annotations)
 	}
@@ -324,6 +325,69 @@ func TestAPodWithExtraNetworks(t *testing.T) {
 	}
 	if left := n.left(); left != nil {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// What the kubelet and the runtime say of a pod is for its default network, whichever that is: a port of the node is mapped
+// once, and a rate is not given to each network. The other networks get what the pod's annotation asks for, and no more. At
+// each verb it is the same.
+func TestStandardRuntimeConfigIsTheDefaultNetworks(t *testing.T) {
+	const (
+		all   = ` "capabilities":{"portMappings":true,"bandwidth":true,"dns":true,"ips":true,"io.kubernetes.cri.pod-annotations":false}`
+		kubes = `{"bandwidth":{"ingressRate":1000,"ingressBurst":1000},"dns":{"servers":["10.96.0.10"]},"portMappings":[{"hostPort":8080}]}`
+	)
+	for name, tc := range map[string]struct {
+		override bool
+		want     map[string]string
+	}{
+		"the node's": {false, map[string]string{
+			"rec-a": kubes, "rec-b": `{"ips":["192.0.2.1"],"portMappings":[{"hostPort":1}]}`, "rec-c": "",
+		}},
+		"the pod's own": {true, map[string]string{
+			"rec-d": `{"bandwidth":{"egressRate":7},"dns":{"servers":["10.96.0.10"]},"portMappings":[{"hostPort":8080}]}`,
+			"rec-b": `{"ips":["192.0.2.1"],"portMappings":[{"hostPort":1}]}`, "rec-c": "",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			delegatetest.Install(t, n.bin, "rec-d")
+			n.def = n.chain("pods", "1.1.0", "rec-a"+all)
+			n.annotations = `{"k8s.v1.cni.cncf.io/networks":"one,two"}`
+			n.runtime = `,"bandwidth":{"ingressRate":1000,"ingressBurst":1000},"dns":{"servers":["10.96.0.10"]},"ipRanges":[[{"subnet":"10.0.0.0/24"}]]`
+			plan := &network.Plan{Attachments: []network.Attachment{
+				{Name: "shop/one", IfName: "net1", Config: json.RawMessage(n.chain("one", "1.1.0", "rec-b"+all)), Capabilities: map[string]json.RawMessage{
+					"ips": json.RawMessage(`["192.0.2.1"]`), "portMappings": json.RawMessage(`[{"hostPort":1}]`),
+				}},
+				{Name: "shop/two", IfName: "net2", Config: json.RawMessage(n.chain("two", "1.1.0", "rec-c"+all))},
+			}}
+			if tc.override { // what its own annotation asks for comes before what the runtime says
+				plan.Default = &network.Attachment{
+					Name: "shop/special", Config: json.RawMessage(n.chain("special", "1.1.0", "rec-d"+all)),
+					Capabilities: map[string]json.RawMessage{"bandwidth": json.RawMessage(`{"egressRate":7}`)},
+				}
+			}
+			(&agent{plan: plan}).serve(n)
+			n.ok("ADD")
+			n.ok("CHECK")
+			n.runtime = "" // DEL goes by what ADD was given
+			n.ok("DEL")
+			got := map[string]string{}
+			verbs := map[string]int{}
+			for _, c := range delegatetest.Calls(t, n.journal) {
+				config := string(c.Stdin["runtimeConfig"])
+				if before, seen := got[c.Plugin]; seen && before != config {
+					t.Errorf("%s of %s: runtimeConfig %s, before %s", c.Verb, c.Plugin, config, before)
+				}
+				got[c.Plugin] = config
+				verbs[c.Verb]++
+			}
+			if d := cmp.Diff(tc.want, got); d != "" {
+				t.Error(d)
+			}
+			if d := cmp.Diff(map[string]int{"ADD": 3, "CHECK": 3, "DEL": 3}, verbs); d != "" {
+				t.Error(d)
+			}
+		})
 	}
 }
 

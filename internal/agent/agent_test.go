@@ -37,6 +37,13 @@ type node struct {
 // startNode runs an agent and waits until it is ready. It is stopped, and its error checked, at the test's end.
 func startNode(t *testing.T, prepare func(*node)) *node {
 	t.Helper()
+	n := newNode(t, prepare)
+	n.start(t)
+	return n
+}
+
+func newNode(t *testing.T, prepare func(*node)) *node {
+	t.Helper()
 	dir := t.TempDir()
 	n := &node{api: newAPIServer(t), kubelet: newKubelet(t)}
 	n.config = Config{
@@ -56,11 +63,24 @@ func startNode(t *testing.T, prepare func(*node)) *node {
 	if prepare != nil {
 		prepare(n)
 	}
-	n.start(t)
 	return n
 }
 
 func (n *node) start(t *testing.T) {
+	t.Helper()
+	n.run(t)
+	// A test's second agent finds the first one's file in place: wait for its socket too.
+	eventually(t, func() error {
+		if _, err := os.Stat(filepath.Join(n.config.ConfDir, cniconf.FileName)); err != nil {
+			return err
+		}
+		_, err := n.client.Plan(t.Context(), agentapi.Plan{Pod: pod1, Annotations: map[string]string{}})
+		return err
+	})
+}
+
+// run is start without the wait.
+func (n *node) run(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -77,14 +97,6 @@ func (n *node) start(t *testing.T) {
 		}
 	}
 	t.Cleanup(n.stop)
-	// A test's second agent finds the first one's file in place: wait for its socket too.
-	eventually(t, func() error {
-		if _, err := os.Stat(filepath.Join(n.config.ConfDir, cniconf.FileName)); err != nil {
-			return err
-		}
-		_, err := n.client.Plan(t.Context(), agentapi.Plan{Pod: pod1, Annotations: map[string]string{}})
-		return err
-	})
 }
 
 func writeFile(t *testing.T, path, content string, mode os.FileMode) {

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,5 +89,40 @@ func TestMultusClusterNetworkByEachName(t *testing.T) {
 				t.Errorf("got %s, %v", conf, err)
 			}
 		})
+	}
+}
+
+// The file's binDir reaches meta-cni in the runtime's configuration, and its readinessindicatorfile holds that configuration
+// back until the default network says that it is ready.
+func TestMultusBinDirAndReadyFile(t *testing.T) {
+	n := newNode(t, func(n *node) {
+		n.config.MetricsAddress = freeAddress(t)
+		n.config.Node = nodeConfig(t, n, `{"binDir":"/opt/further/bin","readinessindicatorfile":"NODE/net.d/ready"}`)
+	})
+	n.run(t)
+	eventually(t, func() error {
+		if _, err := n.client.Plan(t.Context(), agentapi.Plan{Pod: pod1, Annotations: map[string]string{}}); err != nil {
+			return err // its metrics are served first
+		}
+		if _, body := get(t, n.config.MetricsAddress, "/readyz"); !strings.Contains(body, cniconf.ErrNotReady.Error()) {
+			return fmt.Errorf("it says %q", body)
+		}
+		return nil
+	})
+	conf := filepath.Join(n.config.ConfDir, cniconf.FileName)
+	if _, err := os.Stat(conf); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("pods are started before the default network is ready: %v", err)
+	}
+	writeFile(t, filepath.Join(n.config.ConfDir, "ready"), "", 0o600)
+	var written struct{ Plugins []struct{ BinDir string } }
+	eventually(t, func() error {
+		data, err := os.ReadFile(conf)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(data, &written)
+	})
+	if len(written.Plugins) != 1 || written.Plugins[0].BinDir != "/opt/further/bin" {
+		t.Errorf("got %+v", written)
 	}
 }

@@ -146,6 +146,32 @@ func TestMultusInvalidAnnotationFails(t *testing.T) {
 	}
 }
 
+// Multus drops a key that it does not know, and takes one in any case.
+func TestMultusUnknownKeysFail(t *testing.T) {
+	for element, remedy := range map[string]string{
+		`"vlan":7`: "reverse domain name", `"MAC":"02:00:00:00:00:01"`: "write it mac", `"portmappings":[]`: "write it portMappings",
+		`"infiniband_guid":""`: "write it infiniband-guid", `"defaultRoute":[]`: "write it default-route", `"gateway":["192.0.2.1"]`: `"default-route"`,
+	} {
+		err := refused(t, element, takesAll)
+		wantReason(t, err, UnknownKey)
+		wantRefusal(t, err, remedy, "pod shop/till-0", "network shop/a")
+	}
+}
+
+// Of two keys of one name Go's decoders take the last, others the first: what is checked might not be what a plugin reads.
+func TestMultusAKeyTwiceFails(t *testing.T) {
+	wantReason(t, refused(t, `"mac":"02:00:00:00:00:01","mac":"02:00:00:00:00:02"`, takesAll), DuplicateKey)
+	wantReason(t, refused(t, `"cni-args":{"a":{"b":1,"b":2}}`, takesAll), DuplicateKey)
+	for _, config := range []string{
+		`{"type":"bridge","type":"macvlan"}`, `{"type":"bridge","Type":"macvlan"}`, `{"type":"bridge","ipam":{"type":"a","TYPE":"b"}}`,
+		`{"plugins":[{"type":"bridge","deviceID":"a","deviceid":"b"}]}`, `{"plugins":[{"type":"bridge"}],"Plugins":[]}`, `{"type":"bridge","x":{"y":1,"y":1}}`,
+	} {
+		_, err := planOf(t, map[string]string{NetworksAnnotation: "a"}, nads(ParseDefinition("shop", "a", "", config)), nil)
+		wantReason(t, err, DuplicateKey)
+		wantRefusal(t, err, "pod shop/till-0", "network shop/a", "spec.config")
+	}
+}
+
 // Multus starts a pod without the device that its network needs.
 func TestMultusMissingDeviceFails(t *testing.T) {
 	defs := nads(ParseDefinition("shop", "a", "intel.com/sriov", `{"type":"sriov"}`), ParseDefinition("shop", "b", "", `{"type":"sriov"}`))
