@@ -43,8 +43,11 @@ func ParseDefinition(namespace, name, resource, config string) *Definition {
 			at(resourceKey))
 		return d
 	}
-	if strings.TrimSpace(config) != "" {
-		d.origin = "the definition's spec.config"
+	d.origin = "the definition's spec.config"
+	switch {
+	case len(config) > MaxConfig: // before it is copied
+		d.fail(tooLong(len(config)).at("spec.config"))
+	case strings.TrimSpace(config) != "":
 		d.fail(d.parse([]byte(config)).at("spec.config"))
 	}
 	return d
@@ -125,9 +128,13 @@ func (d *Definition) Plugins() []string {
 	return types
 }
 
+func tooLong(size int) *Error {
+	return problem(TooLong, "shorten it", "it has %d bytes, %d at most", size, MaxConfig)
+}
+
 func parseConfig(config []byte) (object, []plugin, *Error) {
 	if len(config) > MaxConfig {
-		return nil, nil, problem(TooLong, "shorten it", "it has %d bytes, %d at most", len(config), MaxConfig)
+		return nil, nil, tooLong(len(config))
 	}
 	if err := checkJSON(config); err != nil {
 		return nil, nil, err

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
+	"unicode/utf8"
 )
 
 // Bounds on what a pod's or a definition's author can hand in. The honest maximum is far below each.
@@ -27,56 +27,100 @@ const (
 )
 
 // checkJSON refuses what decoders read differently from one another: two keys of one name in an object (Go takes the
-// last, others the first), documents behind the first, and nesting that costs its reader a stack.
+// last, others the first), documents behind the first, and nesting that costs its reader a stack. Its own cost is that of one
+// pass, and of the names of the keys.
 func checkJSON(data []byte) *Error {
+	if tooDeep(data) { // before any decoder goes down there
+		return problem(TooDeep, "flatten it", "it is nested more than %d levels deep", MaxDepth)
+	}
 	if !json.Valid(data) {
 		return problem(NotJSON, "check commas, quotes and brackets", "it is not JSON: %v", syntaxError(data))
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	type level struct {
-		keys map[string]bool // nil in an array
-		key  bool            // the next string is a key
+	var (
+		keys     [MaxDepth + 1]map[string]bool // of the last object at each depth
+		inObject [MaxDepth + 1]bool            // whether what is open there is one, or an array
+		depth    int
+		isKey    bool // the next string is a key
+	)
+	for i := 0; i < len(data); i++ {
+		switch data[i] {
+		case '{':
+			depth++
+			inObject[depth], isKey = true, true
+			keys[depth] = emptied(keys[depth])
+		case '[':
+			depth++
+			inObject[depth], isKey = false, false
+		case '}', ']':
+			depth--
+		case ',':
+			isKey = inObject[depth]
+		case ':':
+			isKey = false
+		case '"':
+			end := endOfString(data, i)
+			if isKey {
+				key := unquoteKey(data[i:end])
+				if keys[depth][key] {
+					return problem(DuplicateKey, "keep one of them", "the key %s is there twice in one object", quote(key))
+				}
+				keys[depth][key] = true
+			}
+			i = end - 1
+		}
 	}
-	var open []level
-	for {
-		tok, err := dec.Token()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return problem(NotJSON, "check commas, quotes and brackets", "it is not JSON: %v", err)
-		}
-		switch tok {
-		case json.Delim('{'), json.Delim('['):
-			if len(open) == MaxDepth {
-				return problem(TooDeep, "flatten it", "it is nested more than %d levels deep", MaxDepth)
-			}
-			l := level{}
-			if tok == json.Delim('{') {
-				l = level{keys: map[string]bool{}, key: true}
-			}
-			open = append(open, l)
-			continue
-		case json.Delim('}'), json.Delim(']'):
-			open = open[:len(open)-1]
-		}
-		if len(open) == 0 {
-			continue
-		}
-		top := &open[len(open)-1]
-		if top.keys == nil {
-			continue
-		}
-		if s, ok := tok.(string); ok && top.key {
-			if top.keys[s] {
-				return problem(DuplicateKey, "keep one of them", "the key %s is there twice in one object", quote(s))
-			}
-			top.keys[s], top.key = true, false
-			continue
-		}
-		top.key = true
+	return nil
+}
+
+// emptied is an empty map: m itself, unless it was large, for then to clear it costs as much as it once held, each time.
+func emptied(m map[string]bool) map[string]bool {
+	if m == nil || len(m) > 32 {
+		return map[string]bool{}
 	}
+	clear(m)
+	return m
+}
+
+// tooDeep looks at brackets alone, so the text need not be JSON.
+func tooDeep(data []byte) bool {
+	depth := 0
+	for i := 0; i < len(data); i++ {
+		switch data[i] {
+		case '{', '[':
+			if depth++; depth > MaxDepth {
+				return true
+			}
+		case '}', ']':
+			depth--
+		case '"':
+			i = endOfString(data, i) - 1
+		}
+	}
+	return false
+}
+
+// endOfString is where the string that begins at i has ended.
+func endOfString(data []byte, i int) int {
+	for i++; i < len(data); i++ {
+		switch data[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return len(data)
+}
+
+// unquoteKey is the key as decoders see it: they take "\u0061" for "a", and everything that is not UTF-8 for one letter.
+func unquoteKey(raw []byte) string {
+	for _, c := range raw {
+		if c == '\\' || c >= utf8.RuneSelf {
+			s, _ := decodeString(raw)
+			return s
+		}
+	}
+	return string(raw[1 : len(raw)-1])
 }
 
 // syntaxError finds where the JSON breaks, in words that point into the text.

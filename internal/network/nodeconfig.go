@@ -112,7 +112,7 @@ func ParseNodeConfig(data []byte) (*NodeConfig, error) {
 // nodeObject finds the keys: in the document itself, or in the one plugin of a list.
 func nodeObject(data []byte) (object, *Error) {
 	if len(data) > MaxConfig {
-		return nil, problem(TooLong, "shorten it", "it has %d bytes, %d at most", len(data), MaxConfig)
+		return nil, tooLong(len(data))
 	}
 	if err := checkJSON(data); err != nil {
 		return nil, err
