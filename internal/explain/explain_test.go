@@ -4,8 +4,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -202,8 +204,15 @@ func TestReadTemplates(t *testing.T) {
 	if len(m.Pods) != 1 || len(m.Pods[0].Devices["x.org/y"]) != maxDevices {
 		t.Errorf("got %d pods with %d devices", len(m.Pods), len(m.Pods[0].Devices["x.org/y"]))
 	}
-	if err := m.Read([]byte("kind: [\n"), "shop"); err == nil {
-		t.Error("broken YAML is read")
+	for name, manifest := range map[string]string{
+		"broken YAML":                       "kind: [\n",
+		"a name that clears the screen":     `{"kind":"Pod","metadata":{"name":"\u001b[2J"}}`,
+		"a namespace in a list":             `{"kind":"List","items":[{"kind":"Pod","metadata":{"namespace":"a\u202eb"}}]}`,
+		"a resource of a CronJob's sidecar": `{"kind":"CronJob","spec":{"jobTemplate":{"spec":{"template":{"spec":{"initContainers":[{"restartPolicy":"Always","resources":{"limits":{"x/\u0007":1}}}]}}}}}}`,
+	} {
+		if err := m.Read([]byte(manifest), "shop"); err == nil || strings.ContainsAny(err.Error(), "\x1b\x07\u202e") {
+			t.Errorf("%s: got %v", name, err)
+		}
 	}
 }
 
@@ -216,8 +225,36 @@ func FuzzManifest(f *testing.F) {
 			return
 		}
 		for _, p := range m.Pods {
-			if err := plainNode().Explain(&strings.Builder{}, p, m.Definitions); err != nil && !errors.Is(err, network.ErrInvalid) {
+			var out strings.Builder
+			node := plainNode()
+			err := node.Explain(&out, p, m.Definitions)
+			unseen := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
+			if err != nil && (!errors.Is(err, network.ErrInvalid) || strings.ContainsFunc(err.Error(), unseen)) {
+				t.Fatalf("%q", err)
+			}
+			if strings.ContainsFunc(out.String(), unseen) {
+				t.Fatalf("a terminal would act on it: %q", out.String())
+			}
+			if err != nil {
+				continue
+			}
+			// What is explained is what would be planned, interface by interface.
+			wants, err := node.wants(p)
+			if err != nil {
 				t.Fatal(err)
+			}
+			plan, err := wants.Plan(m.Definitions, p.Devices)
+			if err != nil {
+				t.Fatal(err)
+			}
+			heads := regexp.MustCompile(`(?m)^(\S+) +\S`).FindAllStringSubmatch(strings.SplitN(out.String(), "\n", 2)[1], -1)
+			if len(heads) != len(plan.Attachments)+1 || heads[0][1] != "eth0" {
+				t.Fatalf("%d networks planned:\n%s", len(plan.Attachments), out.String())
+			}
+			for i, a := range plan.Attachments {
+				if heads[i+1][1] != a.IfName {
+					t.Fatalf("%s is planned as %s:\n%s", a.Name, a.IfName, out.String())
+				}
 			}
 		}
 	})

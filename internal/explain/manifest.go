@@ -5,8 +5,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"sigs.k8s.io/yaml"
 
@@ -93,14 +97,18 @@ func (m *Manifests) Read(data []byte, namespace string) error {
 		if err := yaml.Unmarshal([]byte(document), &o); err != nil {
 			return fmt.Errorf("read a manifest: %w", err)
 		}
-		m.add(o, namespace)
+		if err := m.add(o, namespace); err != nil {
+			return fmt.Errorf("read a manifest: %w", err)
+		}
 	}
 	return nil
 }
 
-func (m *Manifests) add(o object, namespace string) {
+func (m *Manifests) add(o object, namespace string) error {
 	for _, item := range o.Items {
-		m.add(item, namespace)
+		if err := m.add(item, namespace); err != nil {
+			return err
+		}
 	}
 	if o.Metadata.Namespace == "" {
 		o.Metadata.Namespace = namespace
@@ -109,13 +117,14 @@ func (m *Manifests) add(o object, namespace string) {
 	case o.Kind == "NetworkAttachmentDefinition":
 		m.addDefinition(o)
 	case o.Kind == "Pod":
-		m.addPod(o.Metadata, o.Metadata, o.Spec.podSpec)
+		return m.addPod(o.Metadata, o.Metadata, o.Spec.podSpec)
 	case o.Spec.Template != nil:
-		m.addPod(o.Metadata, o.Spec.Template.Metadata, o.Spec.Template.Spec)
+		return m.addPod(o.Metadata, o.Spec.Template.Metadata, o.Spec.Template.Spec)
 	case o.Spec.JobTemplate != nil && o.Spec.JobTemplate.Spec.Template != nil:
 		t := o.Spec.JobTemplate.Spec.Template
-		m.addPod(o.Metadata, t.Metadata, t.Spec)
+		return m.addPod(o.Metadata, t.Metadata, t.Spec)
 	}
+	return nil
 }
 
 func (m *Manifests) addDefinition(o object) {
@@ -134,11 +143,19 @@ func (m *Manifests) addDefinition(o object) {
 	m.Definitions[network.Reference{Namespace: d.Namespace, Name: d.Name}] = d
 }
 
-func (m *Manifests) addPod(owner, meta metadata, spec podSpec) {
+// addPod refuses names that no API server takes: they are shown, and a terminal would act on what is in them.
+func (m *Manifests) addPod(owner, meta metadata, spec podSpec) error {
+	devices := spec.devices()
+	for _, name := range append([]string{owner.Namespace, owner.Name}, slices.Sorted(maps.Keys(devices))...) {
+		if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }) {
+			return fmt.Errorf("%q cannot be the name of a pod, a namespace or a resource", name)
+		}
+	}
 	m.Pods = append(m.Pods, Pod{
 		Pod:         network.Pod{Namespace: owner.Namespace, Name: owner.Name, UID: owner.UID},
-		Annotations: meta.Annotations, Devices: spec.devices(),
+		Annotations: meta.Annotations, Devices: devices,
 	})
+	return nil
 }
 
 // devices counts what the kubelet tells of: the devices of containers and sidecars, not those of init containers that end.

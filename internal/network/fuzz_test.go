@@ -1,8 +1,10 @@
 package network
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -10,12 +12,26 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// wantUserError checks that whatever is wrong is told to its author, in a message that fits an event's reader.
+// wantUserError checks that whatever is wrong is told to its author, in a message that fits an event's reader: each fault by a
+// reason that is declared, with a key, and with what to do.
 func wantUserError(t *testing.T, err error) {
 	t.Helper()
 	unseen := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
 	if text := err.Error(); !errors.Is(err, ErrInvalid) || len(text) > 32<<10 || strings.ContainsFunc(text, unseen) {
 		t.Fatalf("an error that is not for its author: %.1000v", err)
+	}
+	list := []error{err}
+	if joined, several := err.(interface{ Unwrap() []error }); several {
+		list = joined.Unwrap()
+	}
+	if len(list) > MaxFaults+1 {
+		t.Fatalf("%d faults are told", len(list))
+	}
+	for _, one := range list {
+		e, ok := one.(*Error)
+		if !ok || !slices.Contains(declaredReasons(), e.Reason) || e.Problem == "" || e.Remedy == "" {
+			t.Fatalf("an error without a reason, or without what to do: %#v", one)
+		}
 	}
 }
 
@@ -31,10 +47,18 @@ func FuzzAnnotation(f *testing.F) {
 		f.Add(s, "")
 		f.Add("", s)
 	}
-	devices := map[string][]string{"intel.com/sriov": {"0000:02:10.0", "0000:02:10.2", "0000:02:10.4"}}
+	devices := map[string][]string{"intel.com/sriov": {"0000:02:10.0", "0000:02:10.2", "0000:02:10.4", "0000:02:10.6"}}
+	node, err := ParseNodeConfig([]byte(`{"defaultNetworks":["side"]}`))
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, networks, def string) {
 		wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: networks, DefaultNetworkAnnotation: def}, DefaultNamespace)
 		if err != nil {
+			wantUserError(t, err)
+			return
+		}
+		if wants, err = node.Apply(wants); err != nil {
 			wantUserError(t, err)
 			return
 		}
@@ -48,6 +72,12 @@ func FuzzAnnotation(f *testing.F) {
 			return
 		}
 		wantPlanned(t, wants, plan)
+		ids := slices.Clone(devices["intel.com/sriov"])
+		slices.Reverse(ids)
+		again, err := wants.Plan(defs, map[string][]string{"intel.com/sriov": append(ids, ids[0])})
+		if d := cmp.Diff(plan, again); err != nil || d != "" {
+			t.Fatalf("with the ids in another order, and one listed twice: %v: %s", err, d)
+		}
 	})
 }
 
@@ -65,8 +95,11 @@ func wantPlanned(t *testing.T, wants Wants, plan *Plan) {
 	names, devices := map[string]bool{}, map[string]bool{}
 	for i, s := range wants.all() {
 		a := all[i]
-		if checkIfName(a.IfName) != nil || names[a.IfName] || (s.IfName != "" && s.IfName != a.IfName) {
+		if checkIfName(a.IfName) != nil || names[a.IfName] || (s.IfName != "" && s.IfName != a.IfName) || a.IsDefault != (a.IfName == defaultIfName) {
 			t.Fatalf("%s for %s, which asked for %q", a.IfName, s.Network(), s.IfName)
+		}
+		if checkName(s.Name) != nil || checkNamespace(s.Namespace) != nil {
+			t.Fatalf("a definition of the name %q", s.Network())
 		}
 		if a.Device == nil || devices[a.Device.ID] || (s.DeviceID != "" && s.DeviceID != a.Device.ID) {
 			t.Fatalf("device %v for %s, which asked for %q", a.Device, s.Network(), s.DeviceID)
@@ -92,9 +125,77 @@ func wantPlanned(t *testing.T, wants Wants, plan *Plan) {
 			}
 		}
 	}
-	if _, err := json.Marshal(plan); err != nil {
+	wantSame(t, plan)
+}
+
+// wantSame checks that the plan comes to the stub as it was made, and fits the answer.
+func wantSame(t *testing.T, plan *Plan) {
+	t.Helper()
+	data, err := json.Marshal(plan)
+	if err != nil {
 		t.Fatal(err)
 	}
+	if len(data) > MaxPlan+MaxAttachments*MaxAnnotation/8 {
+		t.Fatalf("a plan of %d bytes", len(data))
+	}
+	var again Plan
+	if err := json.Unmarshal(data, &again); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(plan, &again); d != "" {
+		t.Fatalf("a plan that the stub gets otherwise: %s", d)
+	}
+}
+
+// decoded is checkJSON by a decoder: slow, and surely right.
+func decoded(data []byte) Reason {
+	if tooDeep(data) {
+		return TooDeep
+	}
+	if !json.Valid(data) {
+		return NotJSON
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	var value func() bool // reports whether all keys differ
+	value = func() bool {
+		open, _ := dec.Token()
+		fine, seen := true, map[string]bool{}
+		for (open == json.Delim('{') || open == json.Delim('[')) && dec.More() {
+			if open == json.Delim('{') {
+				key, _ := dec.Token()
+				fine = fine && !seen[key.(string)]
+				seen[key.(string)] = true
+			}
+			fine = value() && fine
+		}
+		if open == json.Delim('{') || open == json.Delim('[') {
+			_, _ = dec.Token()
+		}
+		return fine
+	}
+	if !value() {
+		return DuplicateKey
+	}
+	return ""
+}
+
+func FuzzCheckJSON(f *testing.F) {
+	for _, s := range []string{
+		`{"a":{"b":1,"c":[1,{"b":2}]},"b":"a"}`, `{"a":1,"\u0061":2}`, "{\"\xff\":1,\"\xfe\":2}", `[{"a":1},{"a":2},"a","a"]`, `{"a":"\\","b":"\"","a":0}`,
+		`{"\"":1,"\"":2}`, `{"a":["x","y"],"c":{"a":1},"a":3}`, strings.Repeat("[", MaxDepth+1), `"[[`, `{"a":1}{"b":1}`, `{"a,":1,"a:":2,"{":3}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		want, got := decoded(data), Reason("")
+		if err := checkJSON(data); err != nil {
+			got = err.Reason
+		}
+		if got != want {
+			t.Fatalf("%q: got %q, a decoder says %q", data, got, want)
+		}
+	})
 }
 
 func FuzzDefinition(f *testing.F) {
@@ -115,10 +216,22 @@ func FuzzDefinition(f *testing.F) {
 			wantUserError(t, err)
 			return
 		}
+		wantSame(t, plan)
 		a := plan.Attachments[0]
 		again := ParseDefinition("shop", "a", "", string(a.Config))
 		if again.Err != nil {
 			t.Fatalf("%v: %s", again.Err, a.Config)
+		}
+		if once := again.Config(); !json.Valid(once) || cmp.Diff(decodedConfig(t, once), decodedConfig(t, a.Config)) != "" {
+			t.Fatalf("read again it is %s, was %s", once, a.Config)
+		}
+		for _, p := range again.plugins {
+			if checkPluginType(p.typ) != nil || (p.ipam != "" && checkPluginType(p.ipam) != nil) {
+				t.Fatalf("a plugin %q with addresses of %q", p.typ, p.ipam)
+			}
+		}
+		if name, err := decodeString(again.list["name"]); err != nil || checkNetworkName(name) != nil {
+			t.Fatalf("a network of the name %q", name)
 		}
 		// What is accepted is what is planned: the author's plugins in the author's order, and no device but the pod's.
 		if d := cmp.Diff(def.Plugins(), again.Plugins()); d != "" || !json.Valid(a.Config) {
@@ -135,4 +248,15 @@ func FuzzDefinition(f *testing.F) {
 			}
 		}
 	})
+}
+
+func decodedConfig(t *testing.T, data []byte) any {
+	t.Helper()
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		t.Fatal(err)
+	}
+	return v
 }

@@ -1,7 +1,8 @@
 package network
 
 import (
-	"encoding/json"
+	"fmt"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -377,7 +378,7 @@ func TestMultusConfigurationFileRefuses(t *testing.T) {
 	for config, reason := range map[string]Reason{
 		`{`: NotJSON, `[]`: WrongType, `{"a":1,"a":2}`: DuplicateKey, `{"namespaceIsolation":"yes"}`: WrongType, `{"globalNamespaces":["a"]}`: WrongType,
 		`{"globalNamespaces":"A"}`: BadNamespace, `{"systemNamespaces":"a"}`: WrongType, `{"multusNamespace":"a/b"}`: BadNamespace,
-		`{"confDir":"net.d"}`: BadPath, `{"clusterNetwork":"./x"}`: BadPath, `{"clusterNetwork":".."}`: BadNetworkName, `{"defaultNetworks":"a"}`: WrongType,
+		`{"confDir":"net.d"}`: BadPath, `{"clusterNetwork":"./x"}`: BadPath, `{"binDir":"/x\u001b[2J"}`: BadPath, `{"clusterNetwork":".."}`: BadNetworkName, `{"defaultNetworks":"a"}`: WrongType,
 		`{"delegates":{}}`: WrongType, `{"delegates":[{"type":"../x"}]}`: BadPluginType, `{"delegates":[{"type":"multus"}]}`: SelfDelegation,
 		`{"plugins":[{"type":"multus"},{"type":"tuning"}]}`: TooMany, `{"readinessindicatorfile":7}`: WrongType,
 	} {
@@ -403,13 +404,39 @@ func FuzzNodeConfig(f *testing.F) {
 		wants, err := node.Apply(Wants{Pod: testPod})
 		if err != nil {
 			wantUserError(t, err)
-		} else if len(wants.Node) != want {
+			return
+		}
+		if len(wants.Node) != want {
 			t.Fatalf("%d networks given, want %d", len(wants.Node), want)
 		}
-		for _, d := range node.Delegates {
-			if d.Err != nil || !json.Valid(d.Config()) {
-				t.Fatalf("%v: %s", d.Err, d.Config())
+		for _, path := range []string{node.ConfDir, node.BinDir, node.ReadyFile} {
+			if path != "" && !filepath.IsAbs(path) {
+				t.Fatalf("a path that depends on who reads it: %q", path)
 			}
 		}
+		// A pod with one more network gets all, each under its own name.
+		defs := map[Reference]*Definition{}
+		wants.Networks = []Selection{{Namespace: "shop", Name: "a"}}
+		for _, ref := range wants.References() {
+			if defs[ref] = node.Delegate(ref); defs[ref] == nil {
+				defs[ref] = ParseDefinition(ref.Namespace, "a", "", bridgeConf)
+			}
+		}
+		plan, err := wants.Plan(defs, nil)
+		if err != nil {
+			wantUserError(t, err)
+			return
+		}
+		taken := map[string]bool{defaultIfName: true}
+		for i, a := range plan.Attachments {
+			if taken[a.IfName] || a.IfName != fmt.Sprintf("net%d", i+1) || ParseDefinition("shop", "a", "", string(a.Config)).Err != nil {
+				t.Fatalf("%s %s: %s", a.IfName, a.Name, a.Config)
+			}
+			taken[a.IfName] = true
+		}
+		if len(plan.Attachments) != want+1 {
+			t.Fatalf("%d networks planned, want %d", len(plan.Attachments), want+1)
+		}
+		wantSame(t, plan)
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // A NodeConfig is Multus' configuration file, as far as it means something here.
@@ -148,7 +149,7 @@ func readBool(raw json.RawMessage, to *bool) *Error {
 }
 
 func checkPath(s string) *Error {
-	if !path.IsAbs(s) || strings.ContainsRune(s, 0) {
+	if !path.IsAbs(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return problem(BadPath, "write the path from the root on", "%s is not an absolute path", quote(s))
 	}
 	return nil

@@ -9,28 +9,28 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
 // declaredReasons are the constants of reasons.go.
-func declaredReasons(t *testing.T) (reasons []Reason) {
-	t.Helper()
+var declaredReasons = sync.OnceValue(func() (reasons []Reason) {
 	file, err := parser.ParseFile(token.NewFileSet(), "reasons.go", nil, 0)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	ast.Inspect(file, func(n ast.Node) bool {
 		if spec, ok := n.(*ast.ValueSpec); ok {
 			name, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
 			if err != nil || name != spec.Names[0].Name {
-				t.Errorf("the reason %s calls itself %q", spec.Names[0].Name, name)
+				panic(fmt.Sprintf("the reason %s calls itself %q", spec.Names[0].Name, name))
 			}
 			reasons = append(reasons, Reason(name))
 		}
 		return true
 	})
 	return reasons
-}
+})
 
 // onNode are the reasons that show when the networks are attached: internal/delegate's TestReasonsOnTheNode comes by them.
 var onNode = []Reason{NoPlugin, NoGateway, GatewayOutOfReach}
@@ -89,7 +89,7 @@ func TestEveryReason(t *testing.T) {
 		BadPath:           {nodeFile: `{"confDir":"x"}`},
 		NoNodeNetwork:     {nodeFile: `{"defaultNetworks":["x"]}`},
 	}
-	for _, reason := range declaredReasons(t) {
+	for _, reason := range declaredReasons() {
 		if slices.Contains(onNode, reason) {
 			continue
 		}
