@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -83,7 +84,8 @@ func (c *config) defaultNetwork() (network.Attachment, error) {
 	}, nil
 }
 
-// annotations are the pod's, if the runtime passed them; nil else. None passed and none there are two things.
+// annotations are those of the pod's that ask for networks, if the runtime passed the pod's; nil else. None passed and none
+// there are two things.
 func (c *config) annotations() (map[string]string, error) {
 	raw, ok := c.RuntimeConfig[annotationsCapability]
 	if !ok {
@@ -94,6 +96,8 @@ func (c *config) annotations() (map[string]string, error) {
 		return nil, types.NewError(types.ErrDecodingFailure,
 			fmt.Sprintf("runtimeConfig: key %s: %v", annotationsCapability, err), "")
 	}
+	// The others are of no use to the agent, and a pod can have many.
+	maps.DeleteFunc(out, func(key, _ string) bool { return key != networksAnnotation && key != defaultNetworkAnnotation })
 	return out, nil
 }
 

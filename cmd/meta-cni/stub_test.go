@@ -174,6 +174,7 @@ func (n *node) left() []string {
 type agent struct {
 	mu      sync.Mutex
 	plan    *network.Plan
+	planner func(agentapi.Plan) (*network.Plan, error) // answers instead of plan
 	refusal *agentapi.Error
 	plans   []agentapi.Plan
 	reports []agentapi.Report
@@ -211,6 +212,12 @@ func (a *agent) answer(req agentapi.Request) agentapi.Response {
 	case req.Plan != nil:
 		a.plans = append(a.plans, *req.Plan)
 		resp.Plan, resp.Error = a.plan, a.refusal
+		if a.planner != nil {
+			var err error
+			if resp.Plan, err = a.planner(*req.Plan); err != nil {
+				resp.Error = &agentapi.Error{Code: 7, Message: err.Error()}
+			}
+		}
 	case req.Report != nil:
 		a.reports = append(a.reports, *req.Report)
 	}
@@ -286,7 +293,7 @@ func TestWhoIsAsked(t *testing.T) {
 			}
 			if tc.asked {
 				if got := a.plans[0]; got.ContainerID != n.id || got.Pod != (network.Pod{Namespace: "shop", Name: "web", UID: "u-1"}) ||
-					(got.Annotations == nil) != (tc.annotations == "" || tc.annotations == "null") {
+					(got.Annotations == nil) != (tc.annotations == "" || tc.annotations == "null") || got.Annotations["a"] != "" {
 					t.Errorf("the agent was asked for %+v", got)
 				}
 			}

@@ -202,10 +202,13 @@ func TestClientAsksTooMuch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	annotations := map[string]string{network.NetworksAnnotation: strings.Repeat("a,", MaxFrame)}
-	_, err := Client{Socket: socket, ConnectWait: time.Hour}.Plan(ctx, Plan{Annotations: annotations})
+	_, err := Client{Socket: socket, ConnectWait: time.Hour}.Plan(ctx, Plan{Pod: network.Pod{Namespace: "shop", Name: "web"}, Annotations: annotations})
 	refused, ok := errors.AsType[*Error](err)
-	if !ok || refused.Code != 7 || !strings.Contains(refused.Details, network.NetworksAnnotation) {
-		t.Errorf("got %v, want a refusal that names the annotation", err)
+	if !ok || refused.Code != 7 || !strings.HasPrefix(refused.Error(), "pod shop/web, key "+network.NetworksAnnotation+": ") || !strings.HasSuffix(refused.Error(), "(TooLong)") {
+		t.Errorf("got %v, want a refusal that names the pod and the annotation", err)
+	}
+	if err := (Client{Socket: socket}).Report(ctx, Report{Status: []byte(`"` + strings.Repeat("x", MaxFrame) + `"`)}); !errors.Is(err, ErrFrame) {
+		t.Errorf("a report: got %v, want ErrFrame", err)
 	}
 }
 

@@ -61,10 +61,7 @@ func (c Client) Report(ctx context.Context, r Report) error {
 func (c Client) ask(ctx context.Context, req Request) (*Response, error) {
 	question, err := encode(req)
 	if err != nil { // however often it is asked
-		return nil, &Error{
-			Code: 7, Message: "the pod's annotations are too long",
-			Details: err.Error() + "; shorten the pod's annotation " + network.NetworksAnnotation,
-		}
+		return nil, unsendable(req, err)
 	}
 	connectWait, answerWait := orDefault(c.ConnectWait, ConnectWait), orDefault(c.AnswerWait, AnswerWait)
 	deadline := time.Now().Add(connectWait)
@@ -84,6 +81,18 @@ func (c Client) ask(ctx context.Context, req Request) (*Response, error) {
 		case <-time.After(connectPoll):
 		}
 	}
+}
+
+// unsendable says why a question cannot be put: of a plan's, only the pod's annotations can be too long.
+func unsendable(req Request, err error) error {
+	if req.Plan == nil {
+		return err
+	}
+	refused := network.Error{
+		Reason: network.TooLong, Pod: req.Plan.Pod, Key: network.NetworksAnnotation, Problem: "the pod's annotations are too long: " + err.Error(),
+		Remedy: "ask for fewer networks",
+	}
+	return &Error{Code: 7, Message: refused.Error()}
 }
 
 func (c Client) askOnce(ctx context.Context, question []byte, answerWait time.Duration) (resp *Response, err error) {
