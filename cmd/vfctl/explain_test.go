@@ -1,10 +1,15 @@
 package main
 
 import (
+	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc"
+	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
 )
 
 // fakeKubectl answers from the files of a folder, NAMESPACE.KIND.NAME, and writes down what it was asked.
@@ -97,6 +102,68 @@ func TestExplain(t *testing.T) {
 			asked, _ := os.ReadFile(filepath.Join(cluster, "asked"))
 			if got := strings.Count(string(asked), "\n"); got != tt.asked {
 				t.Errorf("the cluster was asked %d times, want %d:\n%s", got, tt.asked, asked)
+			}
+		})
+	}
+}
+
+// A kubelet says which devices pods of its node have.
+type kubelet struct {
+	podresources.UnimplementedPodResourcesListerServer
+	pods map[string][]string // name in the namespace shop → ids of intel.com/sriov
+}
+
+func (k *kubelet) List(context.Context, *podresources.ListPodResourcesRequest) (*podresources.ListPodResourcesResponse, error) {
+	answer := &podresources.ListPodResourcesResponse{}
+	for name, ids := range k.pods {
+		c := &podresources.ContainerResources{Name: "main", Devices: []*podresources.ContainerDevices{{ResourceName: "intel.com/sriov", DeviceIds: ids}}}
+		answer.PodResources = append(answer.PodResources, &podresources.PodResources{Namespace: "shop", Name: name, Containers: []*podresources.ContainerResources{c}})
+	}
+	return answer, nil
+}
+
+func (k *kubelet) GetAllocatableResources(context.Context, *podresources.AllocatableResourcesRequest) (*podresources.AllocatableResourcesResponse, error) {
+	return &podresources.AllocatableResourcesResponse{}, nil
+}
+
+// serve answers at the socket below root until the test ends.
+func (k *kubelet) serve(t *testing.T, root string) {
+	t.Helper()
+	if err := os.Mkdir(filepath.Join(root, "pod-resources"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", filepath.Join(root, "pod-resources", "kubelet.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	podresources.RegisterPodResourcesListerServer(s, k)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	t.Cleanup(func() { s.Stop(); <-done })
+}
+
+// Of a pod of the cluster that is on this node, the devices are those that its kubelet gave to it, and no other pod's.
+func TestExplainAsksTheKubelet(t *testing.T) {
+	const nads = "network-attachment-definitions.k8s.cni.cncf.io"
+	second := strings.NewReplacer(`"web"`, `"elsewhere"`).Replace(podJSON)
+	cluster := write(t, t.TempDir(), map[string]string{
+		"kubectl": fakeKubectl, "shop.pod.web": podJSON, "shop.pod.elsewhere": second, "shop." + nads + ".fast": fastJSON, "nets." + nads + ".slow": slowYAML,
+	})
+	t.Setenv("CLUSTER", cluster)
+	t.Setenv("PATH", cluster+":"+os.Getenv("PATH"))
+	root := t.TempDir()
+	(&kubelet{pods: map[string][]string{"web": {"0000:02:10.4"}, "other": {"0000:02:10.0"}}}).serve(t, root)
+	for name, tt := range map[string]struct{ args, want string }{
+		"on this node":              {"web -n shop --kubelet-root " + root, "device 0000:02:10.4 of intel.com/sriov: "},
+		"on another":                {"elsewhere -n shop --kubelet-root " + root, "device #001 of intel.com/sriov: "},
+		"a node without a kubelet":  {"web -n shop --kubelet-root " + t.TempDir(), "device #001 of intel.com/sriov: "},
+		"in a file: yet to be made": {"-f " + filepath.Join(cluster, "shop.pod.web") + " --kubelet-root " + root, "device #001 of intel.com/sriov: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := vfctl(t, strings.Fields("explain "+tt.args)...)
+			if err != nil || !strings.Contains(out, tt.want) || strings.Contains(out, "0000:02:10.0") {
+				t.Errorf("got %v, want %q:\n%s", err, tt.want, out)
 			}
 		})
 	}

@@ -35,6 +35,7 @@ func asked(t *testing.T, annotation string, definitions map[string]string) []net
 func TestStandardKeysAreSeenInThePod(t *testing.T) {
 	t.Run("by real plugins", func(t *testing.T) {
 		n := realNode(t)
+		before := links(t)
 		leases := filepath.Join(t.TempDir(), "leases")
 		const hostLocal = `"ipam":{"type":"host-local","dataDir":"LEASES","subnet":"10.6N.0.0/24"}`
 		definitions := map[string]string{}
@@ -78,8 +79,17 @@ func TestStandardKeysAreSeenInThePod(t *testing.T) {
 		if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
 			t.Fatal(err)
 		}
-		if n.left() != nil {
-			t.Errorf("left behind: %v", n.left())
+		if d := cmp.Diff(before, links(t)); d != "" {
+			t.Errorf("links of the node: -before +after:\n%s", d)
+		}
+		for look, gone := range map[string]string{"tc qdisc show": "tbf", "nft list ruleset": "8080"} {
+			if got := sh(t, look); strings.Contains(got, gone) {
+				t.Errorf("after DEL, %s still shows %q:\n%s", look, gone, got)
+			}
+		}
+		reserved, err := filepath.Glob(filepath.Join(leases, "*", "10.*"))
+		if inside := sh(t, "ip netns exec "+filepath.Base(n.netns)+" ip -br link show"); err != nil || reserved != nil || n.left() != nil || strings.Count(inside, "\n") != 0 {
+			t.Errorf("left behind: %v, %v, in the pod %s; %v", reserved, n.left(), inside, err)
 		}
 	})
 	t.Run("what no plugin here does", func(t *testing.T) {
