@@ -19,6 +19,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/network"
 	"github.com/viaduct-sriov/viaduct/internal/pool"
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
 
 func page(t *testing.T, name string) string {
@@ -213,6 +214,74 @@ func TestReasonsPage(t *testing.T) {
 	if d := cmp.Diff(inCode, onPage); d != "" || len(slices.Compact(slices.Sorted(slices.Values(inCode)))) != len(inCode) {
 		t.Errorf("reasons: -code +page:\n%s", d)
 	}
+}
+
+// The table of what sriov refuses has all that its author can mend, in the code's words, and nothing else.
+func TestSriovRefusalsPage(t *testing.T) {
+	inCode := map[string]bool{}
+	for _, sentinel := range []error{vf.ErrUnsupported, vf.ErrInvalid, vf.ErrPermission, vf.ErrAddress, vf.ErrBusy, vf.ErrUnsettled} {
+		inCode[sentinel.Error()] = true
+	}
+	files, err := filepath.Glob("../internal/sriov/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		// GC's one is the runtime's to mend.
+		if name := filepath.Base(path); !strings.HasSuffix(name, "_test.go") && name != "check.go" {
+			for _, text := range refusals(t, path, name == "config.go") {
+				inCode[text] = true
+			}
+		}
+	}
+	delete(inCode, "network definition: …") // not JSON at all: meta-cni passes none such on
+	onPage := map[string]bool{}
+	_, table, _ := strings.Cut(page(t, "troubleshooting.md"), "\n## What `sriov` refuses\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	for _, row := range regexp.MustCompile("(?m)^\\| (`.+`) \\| .+ \\|$").FindAllStringSubmatch(table, -1) {
+		for text := range strings.SplitSeq(strings.Trim(row[1], "`"), "`, `") {
+			onPage[text] = true
+		}
+	}
+	if d := cmp.Diff(inCode, onPage); d != "" || len(inCode) < 20 {
+		t.Errorf("%d refusals: -code +page:\n%s", len(inCode), d)
+	}
+}
+
+// refusals are the messages in a file of sriov's that go with the code of what an author can mend, and with all set all of its
+// errors. Each verb is "…"; messages that only pass on another's are left out.
+func refusals(t *testing.T, path string, all bool) (texts []string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	selected := func(e ast.Expr, names ...string) bool {
+		s, ok := e.(*ast.SelectorExpr)
+		return ok && slices.Contains(names, s.Sel.Name)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		if coded := len(call.Args) > 1 && selected(call.Args[0], "ErrInvalidNetworkConfig"); !coded && (!all || !selected(call.Fun, "Errorf", "New")) {
+			return true
+		}
+		text := ""
+		ast.Inspect(call, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING && text == "" {
+				text, _ = strconv.Unquote(lit.Value)
+			}
+			return text == ""
+		})
+		text = strings.TrimSuffix(strings.TrimPrefix(text, "network %q: "), ": %w")
+		if text = regexp.MustCompile("(%[a-z]|…)+").ReplaceAllString(text, "…"); regexp.MustCompile("[a-z]").MatchString(text) {
+			texts = append(texts, text)
+		}
+		return true
+	})
+	return texts
 }
 
 // The limits on the page are those in the code.
