@@ -140,7 +140,12 @@ func (k *kubelet) serve(t *testing.T, root string) {
 	podresources.RegisterPodResourcesListerServer(s, k)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
-	t.Cleanup(func() { s.Stop(); <-done })
+	t.Cleanup(func() {
+		s.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Of a pod of the cluster that is on this node, the devices are those that its kubelet gave to it, and no other pod's.

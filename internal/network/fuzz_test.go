@@ -28,7 +28,7 @@ func wantUserError(t *testing.T, err error) {
 		t.Fatalf("%d faults are told", len(list))
 	}
 	for _, one := range list {
-		e, ok := one.(*Error)
+		e, ok := errors.AsType[*Error](one)
 		if !ok || !slices.Contains(declaredReasons(), e.Reason) || e.Problem == "" || e.Remedy == "" {
 			t.Fatalf("an error without a reason, or without what to do: %#v", one)
 		}
