@@ -119,6 +119,19 @@ func TestHostileInput(t *testing.T) {
 	}
 }
 
+// A map that was large costs as much to clear as it held, however little is in it now: thousands of objects would do that.
+func TestLargeMapsAreNotCleared(t *testing.T) {
+	for size, cleared := range map[int]bool{3: true, 10_000: false} {
+		m := map[string]bool{}
+		for i := range size {
+			m[fmt.Sprint(i)] = true
+		}
+		if e := emptied(m); len(e) != 0 || (len(m) == 0) != cleared {
+			t.Errorf("of %d keys %d are left, in the new map %d", size, len(m), len(e))
+		}
+	}
+}
+
 // What is refused stays nowhere.
 func TestHostileInputIsNotKept(t *testing.T) {
 	heap := func() uint64 {
