@@ -77,7 +77,7 @@ func (n *node) progress() (calls, effects int) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	return bytes.Count(data, []byte("\n")), len(entries)
+	return bytes.Count(data, []byte("}\n")), len(entries)
 }
 
 // workers lists live processes that were started for the container.
