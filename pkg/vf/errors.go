@@ -9,7 +9,8 @@ import (
 
 // What can go wrong; test with errors.Is. The errno is in the chain, too.
 var (
-	// ErrUnsupported means that the driver cannot set this attribute (EOPNOTSUPP, EPROTONOSUPPORT).
+	// ErrUnsupported means that the driver cannot set this attribute (EOPNOTSUPP, EPROTONOSUPPORT, and ENOTSUPP, which is the
+	// kernel's own and which bnxt_en answers with an old firmware).
 	ErrUnsupported = errors.New("not supported by the driver")
 	// ErrInvalid means that the driver does not take this value, now or ever (EINVAL, ERANGE): igb refuses a rate, for
 	// one, while the PF is down.
@@ -33,8 +34,11 @@ var (
 	ErrUnsettled = errors.New("setting did not take effect")
 )
 
+// enotsupp is ENOTSUPP of the kernel's include/linux/errno.h, which no program was meant to see.
+const enotsupp = unix.Errno(524)
+
 var sentinels = map[unix.Errno]error{
-	unix.EOPNOTSUPP: ErrUnsupported, unix.EPROTONOSUPPORT: ErrUnsupported,
+	unix.EOPNOTSUPP: ErrUnsupported, unix.EPROTONOSUPPORT: ErrUnsupported, enotsupp: ErrUnsupported,
 	unix.EINVAL: ErrInvalid, unix.ERANGE: ErrInvalid,
 	unix.EBUSY: ErrBusy, unix.EAGAIN: ErrBusy, unix.ENOBUFS: ErrBusy,
 	unix.EPERM: ErrPermission, unix.EACCES: ErrPermission,
@@ -49,7 +53,9 @@ type Refused struct {
 	Device    string // which, as a person knows it: "VF 3 of 0000:02:00.0"
 	Attribute string // such as "trust"; empty if the interface was only to be read
 	Value     string // what it should have become
-	Err       error  // the errno, with the kernel's own words if it had some
+	// Settings is the part of a VF's settings that was refused; empty if it was something else.
+	Settings Settings
+	Err      error // the errno, with the kernel's own words if it had some
 }
 
 func (r *Refused) Error() string {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -107,6 +108,26 @@ func TestAnswersErrors(t *testing.T) {
 	}
 	if err := c.Write(PF{Index: 4711}, 0, Settings{Trust: new(true)}); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("set trust on a PF that is not there: %v, want ErrNoDevice", err)
+	}
+}
+
+// A refusal does not keep the rest from being tried, and each one says what was refused. The loopback has no VFs, so all is.
+func TestWriteEach(t *testing.T) {
+	c := newNetns(t)
+	want := Settings{VLAN: &VLAN{ID: 7, Proto: Proto8021Q}, Rate: &Rate{Max: 5}, Trust: new(true)}
+	var got Settings
+	for _, err := range c.WriteEach(PF{Index: 1}, 0, want) {
+		refused, ok := errors.AsType[*Refused](err)
+		if !ok || !errors.Is(err, ErrUnsupported) {
+			t.Fatalf("got %v, want a refusal with ErrUnsupported", err)
+		}
+		got = got.With(refused.Settings)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("refused: %s", diff)
+	}
+	if c.Count.PFWrites != 4 {
+		t.Errorf("%d writes, want one of all and one of each", c.Count.PFWrites)
 	}
 }
 

@@ -100,6 +100,7 @@ func reported[T any](live, diff *T) *T {
 type attribute struct {
 	name  string
 	value string
+	part  Settings // this attribute alone
 	kind  int
 	data  []byte
 }
@@ -107,31 +108,31 @@ type attribute struct {
 // attributes encodes s for VF number index, in the order in which the kernel applies them.
 func (s Settings) attributes(index int) []attribute {
 	var as []attribute
-	add := func(name, value string, kind int, data []byte) {
-		as = append(as, attribute{name, value, kind, data})
+	add := func(name, value string, part Settings, kind int, data []byte) {
+		as = append(as, attribute{name, value, part, kind, data})
 	}
 	if s.MAC != nil {
-		add("mac", s.MAC.String(), attrMAC, encodeMAC(index, *s.MAC))
+		add("mac", s.MAC.String(), Settings{MAC: s.MAC}, attrMAC, encodeMAC(index, *s.MAC))
 	}
 	if s.VLAN != nil {
 		// The plain attribute cannot carry a protocol, and the list is refused by drivers that know only 802.1Q.
 		if s.VLAN.Proto == Proto8021Q {
-			add("vlan", s.VLAN.String(), attrVLAN, encode32(index, uint32(s.VLAN.ID), uint32(s.VLAN.QoS)))
+			add("vlan", s.VLAN.String(), Settings{VLAN: s.VLAN}, attrVLAN, encode32(index, uint32(s.VLAN.ID), uint32(s.VLAN.QoS)))
 		} else {
-			add("vlan", s.VLAN.String(), attrVLANList, encodeVLANList(index, *s.VLAN))
+			add("vlan", s.VLAN.String(), Settings{VLAN: s.VLAN}, attrVLANList, encodeVLANList(index, *s.VLAN))
 		}
 	}
 	if s.Rate != nil {
-		add("rate", s.Rate.String(), attrRate, encode32(index, s.Rate.Min, s.Rate.Max))
+		add("rate", s.Rate.String(), Settings{Rate: s.Rate}, attrRate, encode32(index, s.Rate.Min, s.Rate.Max))
 	}
 	if s.SpoofCheck != nil {
-		add("spoofchk", onOff(*s.SpoofCheck), attrSpoofCheck, encodeBool(index, *s.SpoofCheck))
+		add("spoofchk", onOff(*s.SpoofCheck), Settings{SpoofCheck: s.SpoofCheck}, attrSpoofCheck, encodeBool(index, *s.SpoofCheck))
 	}
 	if s.LinkState != nil {
-		add("link_state", fmt.Sprint(*s.LinkState), attrLinkState, encode32(index, uint32(*s.LinkState)))
+		add("link_state", fmt.Sprint(*s.LinkState), Settings{LinkState: s.LinkState}, attrLinkState, encode32(index, uint32(*s.LinkState)))
 	}
 	if s.Trust != nil {
-		add("trust", onOff(*s.Trust), attrTrust, encodeBool(index, *s.Trust))
+		add("trust", onOff(*s.Trust), Settings{Trust: s.Trust}, attrTrust, encodeBool(index, *s.Trust))
 	}
 	return as
 }

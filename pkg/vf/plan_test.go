@@ -125,13 +125,29 @@ func TestUnreported(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	tests := map[unix.Errno]error{
-		unix.EOPNOTSUPP: ErrUnsupported, unix.EPROTONOSUPPORT: ErrUnsupported, unix.EINVAL: ErrInvalid, unix.EBUSY: ErrBusy,
-		unix.EPERM: ErrPermission, unix.ENODEV: ErrNoDevice, unix.EEXIST: ErrExists, unix.EADDRNOTAVAIL: ErrAddress,
+		unix.EOPNOTSUPP: ErrUnsupported, unix.EPROTONOSUPPORT: ErrUnsupported, unix.Errno(524): ErrUnsupported, unix.EINVAL: ErrInvalid,
+		unix.EBUSY: ErrBusy, unix.EPERM: ErrPermission, unix.ENODEV: ErrNoDevice, unix.EEXIST: ErrExists, unix.EADDRNOTAVAIL: ErrAddress,
 	}
 	for errno, sentinel := range tests {
 		err := error(&Refused{Device: "VF 3 of 0000:02:00.0", Attribute: "trust", Value: "on", Err: errno})
 		if !errors.Is(err, sentinel) || !errors.Is(err, errno) {
 			t.Errorf("%v is not %v and %v", err, sentinel, errno)
+		}
+	}
+}
+
+// Each attribute knows which part of the settings it is.
+func TestAttributeParts(t *testing.T) {
+	for _, want := range []Settings{all(Proto8021Q), all(Proto8021AD)} {
+		var got Settings
+		for _, a := range want.attributes(3) {
+			if alone := a.part.attributes(3); len(alone) != 1 || alone[0].name != a.name {
+				t.Errorf("the part of %s is %v", a.name, a.part)
+			}
+			got = got.With(a.part)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Error(d)
 		}
 	}
 }

@@ -68,7 +68,7 @@ func (c *Conn) Write(pf PF, index int, s Settings) error {
 }
 
 func refusedVF(pf PF, index int, a attribute, err error) *Refused {
-	return &Refused{Device: fmt.Sprintf("VF %d of %s", index, pf.Address), Attribute: a.name, Value: a.value, Err: err}
+	return &Refused{Device: fmt.Sprintf("VF %d of %s", index, pf.Address), Attribute: a.name, Value: a.value, Settings: a.part, Err: err}
 }
 
 func (c *Conn) write(pf PF, attributes []attribute) error {
