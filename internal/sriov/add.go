@@ -12,7 +12,6 @@ import (
 	types020 "github.com/containernetworking/cni/pkg/types/020"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
@@ -151,124 +150,11 @@ func (d *device) check(c *call, pod *vf.Conn) error {
 	return nil
 }
 
-// claim decides by the VF's record whether the attachment may have it. A dead owner's VF is put back first. It returns the
-// VF's known baseline, nil if there is none.
-func (d *device) claim(ctx context.Context, c *call) (*Baseline, error) {
-	r, err := d.load(ctx)
-	switch {
-	case errors.Is(err, journal.ErrNotExist):
-		return nil, nil
-	case errors.Is(err, journal.ErrCorrupt):
-		if path := d.elsewhere(c.Netns); path != "" {
-			return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s is in the network namespace %s, and whose it is cannot be read: %w", d.key(), path, err))
-		}
-		if r, err = d.salvage(c.owner(), err); err != nil {
-			return nil, err
-		}
-		return nil, coded(types.ErrTryAgainLater, d.restore(ctx, r, c.Netns))
-	case err != nil:
-		return nil, err
-	case r.Phase == Free && r.Identity.Driver != d.id.Driver:
-		return nil, nil
-	case r.Phase == Free:
-		return &r.Baseline, nil
-	}
-	if !r.Owner.is(c.ContainerID, c.IfName) && r.Alive() {
-		return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s belongs to %s (network namespace %s), which has not been deleted yet", d.key(), r.Owner, r.Netns.Path))
-	}
-	c.log.Warn("the VF's last owner was never deleted: putting the VF back first", "owner", r.Owner.String(), "phase", r.Phase)
-	if err := d.retire(ctx, r); err != nil {
-		return nil, coded(types.ErrTryAgainLater, err)
-	}
-	if r.Salvaged {
-		return nil, nil // safe defaults are no baseline
-	}
-	return &r.Baseline, nil
-}
-
-// alive reports whether the namespace is still there, and the same.
-func alive(at Place) bool {
-	ns, err := netns.Open(at.Path)
-	if err != nil {
-		// What cannot be looked at is not dead.
-		return !errors.Is(err, netns.ErrGone)
-	}
-	defer ns.Close()
-	id, err := ns.ID()
-	return err != nil || id == at.ID
-}
-
-// newRecord is what is written before the first change. While a baseline is known, the PF's side is not read for one: what
-// differs from it was not a pod's doing but somebody's who should know that this VF is ours.
-func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
-	if d.id.Driver == "" {
-		return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s has no driver: bind one, such as igbvf, iavf or vfio-pci", d.key()))
-	}
-	r := &Record{Boot: d.boot, Phase: Adding, Owner: c.owner(), Identity: d.id, Invocation: c.invocation()}
-	if dev, home := d.atHome(); home || d.hasNetdev() {
-		if !home {
-			return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s (driver %s) has no interface in the host's network namespace: another program may have moved it, or its driver is still starting", d.key(), d.id.Driver))
-		}
-		if err := refuseUplink(dev); err != nil {
-			return nil, err
-		}
-		d.dev, r.Baseline.Netdev = dev, &dev
-		var err error
-		if r.Baseline.Tuning, err = vf.ReadTuning(dev.Name); err != nil {
-			return nil, coded(types.ErrIOFailure, err)
-		}
-	}
-	if known != nil && known.Netdev != nil && r.Baseline.Netdev != nil && known.Netdev.Index != r.Baseline.Netdev.Index {
-		known = nil // its driver made the interface anew, and all that was known of it has gone with the old one
-	}
-	if known != nil {
-		r.Baseline.Settings = known.Settings
-		if r.Baseline.Netdev != nil && known.Netdev != nil {
-			// What the host calls it is the host's to change. The rest was seen as it is in the known baseline.
-			dev := *known.Netdev
-			dev.Index, dev.Name, dev.AltNames = r.Baseline.Netdev.Index, r.Baseline.Netdev.Name, r.Baseline.Netdev.AltNames
-			r.Baseline.Netdev, r.Baseline.Tuning = &dev, known.Tuning
-		}
-	} else {
-		live, err := d.host.Read(d.pf, d.id.Index)
-		if err != nil {
-			return nil, coded(types.ErrIOFailure, err)
-		}
-		r.Baseline.Settings = live
-	}
-	var err error
-	if r.Wanted, err = c.cfg.Wanted(r.Baseline.Settings); err != nil {
-		return nil, err
-	}
-	r.Baseline.Settings = undoable(r.Baseline.Settings, r.Wanted)
-	return r, nil
-}
-
-// undoable is a baseline that says to what everything goes back that is to be changed. Some drivers take trust or a spoof
-// check and do not show them: those go back to the safe default, or the next pod would have what this one was given.
-func undoable(baseline, wanted vf.Settings) vf.Settings {
-	return vf.Defaults().Of(wanted).With(baseline)
-}
-
-// refuseUplink keeps a VF that carries the node's own traffic where it is.
-func refuseUplink(dev vf.Netdev) error {
-	if !dev.Up {
-		return nil // it carries nothing
-	}
-	links, err := netlinks.NodeLinks()
-	if err != nil {
-		return coded(types.ErrIOFailure, err)
-	}
-	if l := links[dev.Index]; l.Uplink != "" || l.Addressed != "" {
-		return coded(types.ErrInvalidNetworkConfig, fmt.Errorf("interface %s of VF %s is in use by the node itself: %s%s", dev.Name, dev.Address, l.Uplink, l.Addressed))
-	}
-	return nil
-}
-
 // attach changes the VF: from here on there is something to undo.
 func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, ns *netns.Netns) (*types100.Result, error) {
 	d.tellMAC(c, r)
-	if err := d.host.Write(d.pf, d.id.Index, vf.Plan(r.Baseline.Settings, r.Wanted)); err != nil {
+	todo := vf.Plan(r.Baseline.Settings, r.Wanted)
+	if err := d.host.Write(d.pf, d.id.Index, todo); err != nil {
 		return nil, settingError(c, err)
 	}
 	// The rest of the entry is looked at, too: a pod must not inherit what somebody else left there.
@@ -276,8 +162,13 @@ func (d *device) attach(ctx context.Context, c *call, r *Record, pod *vf.Conn, n
 	if r.Wanted.MAC == nil {
 		want.MAC = nil
 	}
-	if _, err := d.host.Settle(ctx, d.pf, d.id.Index, want); err != nil {
-		return nil, settingError(c, err)
+	if r.Wanted.Rate == nil && r.Owed.Rate != nil {
+		want.Rate = nil // it could not be put back, and not for want of trying
+	}
+	if !d.seen || !todo.IsEmpty() {
+		if _, err := d.host.Settle(ctx, d.pf, d.id.Index, want); err != nil {
+			return nil, settingError(c, err)
+		}
 	}
 	c.log.Debug("the PF's entry is set", "was", r.Baseline.Settings, "set", r.Wanted)
 	if err := calledOff(ctx); err != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -161,6 +162,19 @@ func openRecords(t *testing.T) []string {
 		}
 	}
 	return open
+}
+
+// owing lists the VFs whose record says that something is owed.
+func owing(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob(records + "/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(files, func(f string) bool {
+		b, err := os.ReadFile(f)
+		return err == nil && !bytes.Contains(b, []byte(`"owed":`))
+	})
 }
 
 func recordPath(d *pci.Device) string { return filepath.Join(records, d.Address.String()+".json") }

@@ -59,6 +59,9 @@ func (d *device) checkAttachment(c *call) error {
 	if r.Wanted.MAC == nil {
 		want.MAC = nil
 	}
+	if r.Wanted.Rate == nil && r.Owed.Rate != nil {
+		want.Rate = nil
+	}
 	var errs []error
 	live, err := d.host.Read(d.pf, d.id.Index)
 	if err != nil {
@@ -184,10 +187,13 @@ func (p *Plugin) GC(ctx context.Context, args *skel.CmdArgs) error {
 	return answer(errors.Join(errs...))
 }
 
-// collect puts one VF back if its owner is of this network and not valid.
+// collect puts one VF back if its owner is of this network and not valid, and does what the VF owes on this network.
 func (p *Plugin) collect(ctx context.Context, c *call, key string) error {
 	stale := func(r *Record) bool {
-		return r.Phase != Free && r.Owner.Network == c.cfg.Network &&
+		if r.Phase == Free {
+			return slices.ContainsFunc(r.Owed.Leases, func(l Lease) bool { return l.Owner.Network == c.cfg.Network })
+		}
+		return r.Owner.Network == c.cfg.Network &&
 			!slices.Contains(c.cfg.Valid, types.GCAttachment{ContainerID: r.Owner.ContainerID, IfName: r.Owner.IfName})
 	}
 	r, err := readRecord(p.Records, key)
@@ -203,12 +209,12 @@ func (p *Plugin) collect(ctx context.Context, c *call, key string) error {
 	d, err := p.open(ctx, address, log)
 	if errors.Is(err, pci.ErrNoDevice) {
 		log.Warn("the VF is no more: dropping its record", "owner", r.Owner.String())
-		return p.dropGone(ctx, address, func(r *Record) (bool, error) {
+		return errors.Join(p.dropGone(ctx, address, func(r *Record) (bool, error) {
 			if r == nil || !stale(r) {
 				return false, nil // it came while nobody had the lock
 			}
 			return true, p.releaseFor(ctx, log, key, r)
-		})
+		}))
 	}
 	if err != nil {
 		return err
@@ -220,6 +226,9 @@ func (p *Plugin) collect(ctx context.Context, c *call, key string) error {
 	case err != nil:
 		return err
 	}
+	if r.Phase == Free {
+		return d.payFree(ctx, r)
+	}
 	c.log.Warn("putting back a VF whose owner is gone", "vf", key, "owner", r.Owner.String())
-	return d.retire(ctx, r)
+	return errors.Join(d.retire(ctx, r), owedLeases(d.owed))
 }

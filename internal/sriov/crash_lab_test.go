@@ -209,6 +209,9 @@ func (n *node) leftovers(d *pci.Device, before state) error {
 	if r := openRecords(n.T); len(r) != 0 {
 		problems = append(problems, fmt.Sprintf("open records left: %v", r))
 	}
+	if o := owing(n.T); len(o) != 0 {
+		problems = append(problems, fmt.Sprintf("something is owed: %v", o))
+	}
 	if len(problems) == 0 {
 		return nil
 	}

@@ -69,7 +69,11 @@ func (p *Plugin) del(ctx context.Context, c *call) error {
 		r = nil
 	}
 	if r == nil {
-		return errors.Join(err, p.releaseAddresses(ctx, c, false))
+		released := p.releaseAddresses(ctx, c, false)
+		if released == nil {
+			released = d.acquit(c)
+		}
+		return errors.Join(err, released)
 	}
 	return errors.Join(err, d.withdraw(ctx, c, r))
 }
@@ -85,9 +89,13 @@ func (p *Plugin) delWithout(ctx context.Context, c *call, address pci.Address, c
 		c.log.Debug("DEL: the VF has no record, nothing to put back", "error", cause)
 	case errors.Is(cause, pci.ErrNoDevice), own && boot != "" && boot != r.Boot:
 		c.log.Warn("the VF is no more: dropping its record")
-		return p.dropGone(ctx, address, func(r *Record) (bool, error) {
+		owed, failed := p.dropGone(ctx, address, func(r *Record) (bool, error) {
 			return r == nil || r.Phase == Free || c.owns(r), p.releaseAddresses(ctx, c, r != nil && c.owns(r))
 		})
+		if owed != nil {
+			c.log.Error("addresses of earlier owners of the VF are still taken", "error", owed)
+		}
+		return failed
 	case err == nil && !own:
 		c.log.Info("the VF is not this attachment's: not touched", "phase", r.Phase, "owner", r.Owner.String(), "error", cause)
 	default:
@@ -118,7 +126,12 @@ func (d *device) salvageForDel(c *call, cause error) (*Record, error) {
 		d.log.Error("the VF's record cannot be read, and who uses a VF without an interface cannot be seen: not touched", "error", cause, "hint", hint)
 		return nil, nil
 	}
-	if path := d.elsewhere(c.Netns); path != "" {
+	path, err := d.elsewhere(c.Netns)
+	if err != nil {
+		d.log.Error("the VF's record cannot be read, and its interface may be in another pod: not touched", "error", cause, "look", err, "hint", hint)
+		return nil, nil
+	}
+	if path != "" {
 		d.log.Error("the VF's record cannot be read, and its interface is in another pod: not touched", "error", cause, "netns", path, "hint", hint)
 		return nil, nil
 	}

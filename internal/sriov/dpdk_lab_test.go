@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
 
 // bind gives a device another driver.
@@ -32,6 +33,33 @@ func loadVFIO(t *testing.T) {
 	t.Helper()
 	if out, err := exec.Command("modprobe", "vfio-pci").CombinedOutput(); err != nil {
 		t.Fatalf("modprobe vfio-pci: %v: %s", err, out)
+	}
+}
+
+// Somebody binds a VF to vfio-pci after its pod died, before its DEL: the VF stays with that driver and works with it, and
+// nothing of the dead pod is left on the PF.
+func TestDriverChangesHands(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[2]
+	before := n.inUse(d)
+	old, next := n.newPod(), n.newPod()
+	c := full()
+	delete(c, "mtu")
+	old.call("ADD", old.conf(d, c)).must(t)
+	old.kill()
+	if _, err := eventually(func() (vf.Netdev, error) { return n.host.Find(d.Address.String()) }); err != nil {
+		t.Fatal(err)
+	}
+	n.giveToVFIO(d)
+	old.call("DEL", old.conf(d, c)).must(t)
+	if s := n.state(d); s.Driver != "vfio-pci" || *s.Settings.VLAN != *before.VLAN || *s.Settings.Trust || !*s.Settings.SpoofCheck || *s.Settings.Rate != (vf.Rate{}) {
+		t.Errorf("after DEL: driver %s, %v; was %v", s.Driver, s.Settings, before)
+	}
+	given := n.state(d)
+	next.call("ADD", next.conf(d, c)).must(t)
+	next.call("DEL", next.conf(d, c)).must(t)
+	if err := n.leftovers(d, given); err != nil {
+		t.Error(err)
 	}
 }
 

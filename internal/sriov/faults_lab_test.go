@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
 
 // inProcess is the plugin as a library, for what the built one waits too long for, and its log.
@@ -238,5 +239,32 @@ func remount(t *testing.T, how string) {
 	t.Helper()
 	if out, err := exec.CommandContext(context.Background(), "mount", "-o", "remount,"+how, records).CombinedOutput(); err != nil {
 		t.Fatal(fmt.Errorf("remount: %w: %s", err, out))
+	}
+}
+
+// A rate that could not be put back is not for the next pod: its ADD puts it back. QEMU's igb always has a link, so what the
+// driver does without one is in TestSettleWhatCan, and this is what a DEL left that met with it.
+func TestOwedRate(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	p, next := n.newPod(), n.newPod()
+	p.call("ADD", p.conf(d, nil)).must(t)
+	p.call("DEL", p.conf(d, nil)).must(t)
+	store, r := sriov.DefaultRecords(records), &sriov.Record{}
+	if err := store.Read(d.Address.String(), r); err != nil {
+		t.Fatal(err)
+	}
+	r.Owed.Rate = r.Baseline.Settings.Rate
+	if err := errors.Join(store.Write(d.Address.String(), r), n.host.Write(n.pf(d), d.VFIndex, vf.Settings{Rate: &vf.Rate{Max: 100}})); err != nil {
+		t.Fatal(err)
+	}
+	next.call("ADD", next.conf(d, nil)).must(t)
+	if got := n.inUse(d); *got.Rate != *before.Settings.Rate {
+		t.Errorf("the next pod inherits %v", got.Rate)
+	}
+	next.call("DEL", next.conf(d, nil)).must(t)
+	if err := n.leftovers(d, before); err != nil {
+		t.Error(err)
 	}
 }

@@ -51,8 +51,8 @@ func leaseFiles(t *testing.T) []string {
 	return names
 }
 
-// The IPAM plugin of a dead owner fails, here for it is not installed any more: its VF is put back all the same, and its
-// record stays open until the addresses are released too.
+// The IPAM plugin of a dead owner fails, here for it is not installed any more: its VF is put back and
+// given to the next pod all the same, and the addresses stay on its record until they are released.
 func TestOwedAddresses(t *testing.T) {
 	n := newNode(t)
 	d := n.vfs[0]
@@ -65,15 +65,21 @@ func TestOwedAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.Rename(ipam+".away", ipam) })
-	gc := old.conf(d, conf{"cni.dev/valid-attachments": []any{}})
-	for _, call := range []invocation{next.call("ADD", next.conf(d, nil)), old.call("GC", gc)} {
-		_, err := call.run(t)
-		wantCode(t, err, 11, "test-ipam", "vfctl restore --force "+d.Address.String())
-		if diff := cmp.Diff(before, n.state(d)); diff != "" {
-			t.Errorf("after %s: %s", call.verb, diff)
+	gc := old.call("GC", old.conf(d, conf{"cni.dev/valid-attachments": []any{}}))
+	for _, verb := range []string{"GC", "ADD", "DEL", "GC"} {
+		if verb == "GC" {
+			_, err := gc.run(t)
+			wantCode(t, err, 11, "test-ipam", "vfctl restore --force "+d.Address.String())
+		} else {
+			next.call(verb, next.conf(d, nil)).must(t)
 		}
-		if leased, open := len(leaseFiles(t)), len(openRecords(t)); leased != 1 || open != 1 {
-			t.Errorf("after %s: %d leases and %d open records, want one each", call.verb, leased, open)
+		if verb != "ADD" {
+			if diff := cmp.Diff(before, n.state(d)); diff != "" {
+				t.Errorf("after %s: %s", verb, diff)
+			}
+		}
+		if leased, owed := len(leaseFiles(t)), len(owing(t)); leased != 1 || owed != 1 {
+			t.Errorf("after %s: %d leases and %d records that owe one, want one each", verb, leased, owed)
 		}
 	}
 	if err := os.Rename(ipam+".away", ipam); err != nil {

@@ -22,13 +22,14 @@ type Outcome string
 
 // The outcomes.
 const (
-	NoRecord   Outcome = "has no record: nobody of ours has changed it"
-	AsBaseline Outcome = "is as it was before: nothing to do"
-	PutBack    Outcome = "put back as it was before"
-	MadeSafe   Outcome = "had a record that cannot be read, which is kept aside; reset to safe defaults"
-	Dropped    Outcome = "had a record of another boot or VF, which is dropped: nothing to put back"
-	Rebound    Outcome = "has another driver than on record: what it was with that one is not known"
-	Gone       Outcome = "is no more; its record is dropped"
+	NoRecord     Outcome = "has no record: nobody of ours has changed it"
+	AsBaseline   Outcome = "is as it was before: nothing to do"
+	PutBack      Outcome = "put back as it was before"
+	MadeSafe     Outcome = "had a record that cannot be read, which is kept aside; reset to safe defaults"
+	Dropped      Outcome = "had a record of another boot or VF, which is dropped: nothing to put back"
+	PutBackSoFar Outcome = "put back as far as it can be now; vfctl show says what is still owed"
+	Rebound      Outcome = "has another driver than on record: what it was with that one is not known"
+	Gone         Outcome = "is no more; its record is dropped"
 )
 
 // ReadRecord reads the record of one VF, for those who show it. Errors are the journal's.
@@ -42,7 +43,7 @@ func (r *Record) Alive() bool { return r.Phase != Free && r.Phase != Removing &&
 // Dead reports whether there is something to put back, or to drop, and nobody who will come for it.
 func (p *Plugin) Dead(r *Record) bool {
 	boot, err := bootID(p.Root)
-	return err == nil && (r.Boot != boot || r.Phase != Free && !r.Alive())
+	return err == nil && (r.Boot != boot || r.Phase != Free && !r.Alive() || r.Phase == Free && !r.Owed.IsEmpty())
 }
 
 // Restore puts a VF back to its baseline for an operator: the same work under the same lock as a DEL, also for a VF that
@@ -62,7 +63,7 @@ func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) (
 	}
 	d, err := p.open(ctx, address, log)
 	if errors.Is(err, pci.ErrNoDevice) {
-		return Gone, p.dropGone(ctx, address, func(r *Record) (bool, error) {
+		return Gone, errors.Join(p.dropGone(ctx, address, func(r *Record) (bool, error) {
 			switch {
 			case force && r == nil:
 				return true, nil
@@ -72,7 +73,7 @@ func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) (
 				return false, fmt.Errorf("%w: %s, in %s", ErrLiving, r.Owner, r.Netns.Path)
 			}
 			return true, p.releaseFor(ctx, log, address.String(), r)
-		})
+		}))
 	}
 	if err != nil {
 		return "", err
@@ -82,7 +83,7 @@ func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) (
 	unreadable := errors.Is(err, journal.ErrCorrupt) || errors.Is(err, journal.ErrVersion)
 	switch {
 	case errors.Is(err, journal.ErrNotExist):
-		return Dropped, nil
+		return Dropped, owedLeases(d.owed)
 	case unreadable && !force:
 		return "", fmt.Errorf("%w: %w", ErrUnreadable, err)
 	case unreadable:
@@ -101,7 +102,16 @@ func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) (
 	if r.Phase == Free {
 		return d.restoreFree(ctx, r)
 	}
-	return PutBack, d.retire(ctx, r)
+	err = d.retire(ctx, r)
+	return d.outcome(), errors.Join(err, owedLeases(d.owed))
+}
+
+// outcome is PutBack, if it is all that.
+func (d *device) outcome() Outcome {
+	if d.owed.IsEmpty() {
+		return PutBack
+	}
+	return PutBackSoFar
 }
 
 // inUse says who has the VF that the record does not know of: the node itself, or a namespace into which another program
@@ -113,7 +123,11 @@ func (d *device) inUse(r *Record) error {
 	if dev, home := d.atHome(); home {
 		return refuseUplink(dev)
 	}
-	if path := d.whereabouts(); path != "" && path != r.Netns.Path {
+	path, err := d.whereabouts()
+	if err != nil {
+		return err
+	}
+	if path != "" && path != r.Netns.Path {
 		return fmt.Errorf("%w: its interface is in %s", ErrLiving, path)
 	}
 	return nil
@@ -127,13 +141,15 @@ func (d *device) restoreFree(ctx context.Context, r *Record) (Outcome, error) {
 	}
 	i := &Inspector{p: d.p, boot: d.boot, ns: d.ns, host: d.host, pfs: map[pci.Address]pfView{}}
 	v := i.View(d.vf, pf)
+	owed := d.payFree(ctx, r)
 	switch {
 	case v.Void != "":
-		return Rebound, nil
-	case len(v.Differences) == 0 && len(v.Problems) == 0:
-		return AsBaseline, nil
+		return Rebound, owed
+	case len(v.Differences) == 0 && len(v.Problems) == 0 && len(r.Owed.Strings()) == len(r.Owed.Leases):
+		return AsBaseline, owed
 	}
 	// While it is on its way back somebody has to own it, who is no pod.
 	r.Owner = Owner{ContainerID: "vfctl", IfName: "vfctl", Network: "vfctl restore"}
-	return PutBack, d.restore(ctx, r)
+	err = d.restore(ctx, r)
+	return d.outcome(), errors.Join(owed, err)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
@@ -30,7 +31,11 @@ func owed(t *testing.T, change func(*Record)) (p *Plugin, tree pcitest.Tree, dir
 	dir = script(t, `echo "$CNI_COMMAND $CNI_CONTAINERID" >> "$0.calls"; if [ -e "${0%/*}/fail" ]; then echo '{"code":7,"msg":"store not found"}'; exit 1; fi`)
 	r := sample()
 	r.Owner, r.Netns.Path = Owner{"c1", "net1", "n"}, "/run/netns/none"
-	r.Identity = Identity{PF: pci.Address{Bus: 2}, Driver: "igbvf", NumVFs: 1}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(tree.Root, "sys/bus/pci/devices/0000:02:10.0"), &st); err != nil {
+		t.Fatal(err)
+	}
+	r.Identity = Identity{PF: pci.Address{Bus: 2}, Driver: "igbvf", NumVFs: 1, Node: st.Ino}
 	r.Invocation = &Invocation{Config: []byte(owedConf), Path: dir}
 	if change != nil {
 		change(r)
@@ -121,26 +126,91 @@ func nothingLeft(t *testing.T, p *Plugin) {
 	}
 }
 
-// A record of before the last boot is dropped with the next verb, unless its addresses are still taken.
+// A record of before the last boot is dropped with the next verb, but for addresses that are still taken: they keep nobody
+// waiting, and are tried again with the next one.
 func TestAddressesOfAnotherBoot(t *testing.T) {
+	const key = "0000:02:10.0"
 	p, _, dir := owed(t, func(r *Record) { r.Boot = "b-before" })
 	fail := filepath.Join(dir, "fail")
 	if err := os.WriteFile(fail, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	other := strings.Replace(owedConf, `,"ipam":{"type":"stand-in"}`, "", 1)
-	err := p.Del(t.Context(), ipamCall(t, p, dir, other).CmdArgs)
-	if codeOf(err, 0) != 11 || !strings.Contains(err.Error(), "vfctl restore --force 0000:02:10.0") {
-		t.Errorf("got %v, want code 11 and what to do", err)
+	// Of another pod, on a network that has no addresses to give.
+	c := ipamCall(t, p, dir, strings.Replace(owedConf, `,"ipam":{"type":"stand-in"}`, "", 1))
+	c.ContainerID = "c2"
+	for range 2 {
+		if err := p.Del(t.Context(), c.CmdArgs); err != nil {
+			t.Errorf("an unrelated DEL: %v", err)
+		}
+		r, err := readRecord(p.Records, key)
+		if err != nil || r.Phase != Free || r.Boot != "b" || len(r.Owed.Leases) != 1 || r.Owed.Leases[0].Owner.ContainerID != "c1" {
+			t.Fatalf("the record that could release them is %+v, %v", r, err)
+		}
 	}
-	if err := os.Remove(fail); err != nil {
+	gc := func() error { return p.GC(t.Context(), ipamCall(t, p, dir, owedConf).CmdArgs) }
+	if err := gc(); err == nil || !strings.Contains(err.Error(), "vfctl restore --force "+key) {
+		t.Errorf("GC: %v, want what is still owed and what to do", err)
+	}
+	if r, err := readRecord(p.Records, key); err != nil || !p.Dead(r) {
+		t.Errorf("vfctl gc passes it over: %+v, %v", r, err)
+	}
+	// An attachment on another VF that has those addresses by now releases them with its own DEL.
+	serving := sample()
+	serving.Boot, serving.Owner = "b", Owner{"c1", "net1", "n"}
+	if err := errors.Join(os.Remove(fail), p.Records.Write("0000:02:10.2", serving)); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Del(t.Context(), ipamCall(t, p, dir, other).CmdArgs); err != nil {
+	asked := calls(t, dir)
+	r, err := readRecord(p.Records, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.pay(t.Context(), p.Log, key, r); err != nil || calls(t, dir) != asked || len(r.Owed.Leases) != 0 {
+		t.Errorf("with a living attachment of the same container: %v, %v, asked %q", err, r.Owed, calls(t, dir))
+	}
+	if err := p.Records.Remove("0000:02:10.2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := gc(); err != nil {
 		t.Error(err)
 	}
-	if _, err := readRecord(p.Records, "0000:02:10.0"); !errors.Is(err, journal.ErrNotExist) {
+	if calls(t, dir) != asked+"\nDEL c1\nGC c1" {
+		t.Errorf("the IPAM plugin was asked: %q", calls(t, dir))
+	}
+	if _, err := readRecord(p.Records, key); !errors.Is(err, journal.ErrNotExist) {
 		t.Errorf("the record: %v", err)
+	}
+}
+
+// The late DEL of the pod itself releases what is owed of it.
+func TestOwnDelAfterAll(t *testing.T) {
+	p, _, dir := owed(t, func(r *Record) {
+		r.Owed.add(Lease{Owner: r.Owner, Invocation: r.Invocation})
+		r.Owed.add(Lease{Owner: Owner{"c0", "net1", "n"}, Invocation: r.Invocation})
+		r.Phase, r.Owner, r.Invocation = Free, Owner{}, nil
+	})
+	if err := p.Del(t.Context(), ipamCall(t, p, dir, owedConf).CmdArgs); err != nil {
+		t.Error(err)
+	}
+	r, err := readRecord(p.Records, "0000:02:10.0")
+	if err != nil || len(r.Owed.Leases) != 1 || r.Owed.Leases[0].Owner.ContainerID != "c0" {
+		t.Errorf("owed: %+v, %v", r, err)
+	}
+	if got := calls(t, dir); got != "DEL c1" {
+		t.Errorf("the IPAM plugin was asked: %q", got)
+	}
+}
+
+// A record does not grow without bounds.
+func TestOwedIsBounded(t *testing.T) {
+	var o Owed
+	for i := range maxLeases + 1 {
+		if got := o.add(Lease{Owner: Owner{ContainerID: fmt.Sprint(i), IfName: "net1"}}); got != (i < maxLeases) {
+			t.Errorf("lease %d: room is %v", i, got)
+		}
+	}
+	if !o.add(Lease{Owner: Owner{ContainerID: "3", IfName: "net1"}}) || len(o.Leases) != maxLeases {
+		t.Errorf("one that is there already: %d leases", len(o.Leases))
 	}
 }
 
@@ -181,7 +251,7 @@ func TestDelWithoutAPF(t *testing.T) {
 		"free":                 {func(r *Record) { r.Phase, r.Owner = Free, Owner{} }, 0},
 		"another owner's":      {func(r *Record) { r.Owner.ContainerID = "c2" }, 0},
 		"of before the reboot": {func(r *Record) { r.Boot = "b-before" }, 0},
-		"its own":              {nil, 7},
+		"its own":              {nil, 11},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -212,7 +282,7 @@ func TestDelWithoutAPF(t *testing.T) {
 func TestWaits(t *testing.T) {
 	p := New(t.TempDir(), slog.New(slog.DiscardHandler))
 	const minute, settle = time.Minute, 3 * time.Second // of vf.Settle
-	if all := p.LockWait + p.IPAMWait + p.ReturnWait + rebindWait + settle; all >= minute {
+	if all := p.LockWait + p.IPAMWait + leaseWait + p.ReturnWait + p.RebindWait + settle; all >= minute {
 		t.Errorf("they add up to %v", all)
 	}
 	if p.LockWait >= p.IPAMWait {

@@ -39,6 +39,7 @@ type Plugin struct {
 	// likely, and has the rest of the minute for its own work when it is asked again.
 	LockWait   time.Duration // how long to wait for another verb for the same VF
 	ReturnWait time.Duration // how long a VF may take to come back from a netns that has gone
+	RebindWait time.Duration // how long a driver may take to make an interface; igbvf takes 0.1 s
 	IPAMWait   time.Duration // how long an IPAM plugin may take
 
 	givesUp bool // addresses that cannot be released: an operator said so
@@ -48,7 +49,7 @@ type Plugin struct {
 func New(records string, log *slog.Logger) *Plugin {
 	return &Plugin{
 		Root: "/", Records: DefaultRecords(records), Log: log, Out: os.Stdout,
-		LockWait: 10 * time.Second, ReturnWait: 10 * time.Second, IPAMWait: 20 * time.Second,
+		LockWait: 10 * time.Second, ReturnWait: 10 * time.Second, RebindWait: 5 * time.Second, IPAMWait: 20 * time.Second,
 	}
 }
 
@@ -104,6 +105,8 @@ type device struct {
 	ns     *netns.Netns
 	host   *vf.Conn
 	dev    vf.Netdev // its interface, as newRecord found it in the host's namespace
+	seen   bool      // newRecord has just read the PF's entry for the baseline
+	owed   Owed      // of its earlier owners
 }
 
 // open locks the VF and reads what it is. Errors are coded.
@@ -136,7 +139,8 @@ func (p *Plugin) open(ctx context.Context, address pci.Address, log *slog.Logger
 		return nil, err
 	}
 	if err = d.findPF(); err != nil {
-		return nil, coded(types.ErrInvalidNetworkConfig, err)
+		// The VF is there, so this is a PF that is being reset, or whose interface is renamed right now.
+		return nil, coded(types.ErrTryAgainLater, err)
 	}
 	if d.ns, err = netns.Current(); err != nil {
 		return nil, coded(types.ErrIOFailure, err)
@@ -263,12 +267,21 @@ func (e *codedError) Unwrap() error { return e.err }
 
 // codeOf is the first code in err's tree.
 func codeOf(err error, otherwise uint) uint {
-	if own, ok := errors.AsType[*codedError](err); ok {
-		return own.code
-	}
-	var e *types.Error
-	if errors.As(err, &e) && e.Code != 0 {
-		return e.Code
+	switch e := err.(type) { //nolint:errorlint // the tree is walked here, in order
+	case *codedError:
+		return e.code
+	case *types.Error:
+		if e.Code != 0 {
+			return e.Code
+		}
+	case interface{ Unwrap() error }:
+		return codeOf(e.Unwrap(), otherwise)
+	case interface{ Unwrap() []error }:
+		for _, each := range e.Unwrap() {
+			if code := codeOf(each, 0); code != 0 {
+				return code
+			}
+		}
 	}
 	return otherwise
 }

@@ -55,6 +55,7 @@ func (o Owner) String() string {
 //	baseline   what it is to be put back to: settings on the PF; netdev, nil for a VF that has none (vfio)
 //	wanted     what the attachment set
 //	invocation the owner's configuration, CNI_ARGS, CNI_PATH, to release its IPAM lease for it
+//	owed       what is left of earlier owners, and does not keep the VF from the next one
 type Record struct {
 	Boot       string      `json:"boot"`
 	Phase      Phase       `json:"phase"`
@@ -64,8 +65,11 @@ type Record struct {
 	Baseline   Baseline    `json:"baseline"`
 	Wanted     vf.Settings `json:"wanted,omitzero"`
 	Invocation *Invocation `json:"invocation,omitempty"`
-	Salvaged   bool        `json:"salvaged,omitempty"` // made up for one that cannot be read: safe defaults, and a new interface
-	Faults     []string    `json:"faults,omitempty"`   // what the last try to put it back could not do
+	Owed       Owed        `json:"owed,omitzero"`
+	// Salvaged is for a baseline that is not known: the record was made up for one that cannot be read, and asks for safe
+	// defaults and a new interface; a free one is there for what it owes alone.
+	Salvaged bool     `json:"salvaged,omitempty"`
+	Faults   []string `json:"faults,omitempty"` // what the last try to put it back could not do
 }
 
 // A Place is a network namespace as we met it.
@@ -152,8 +156,8 @@ func readRecord(s journal.Store, key string) (*Record, error) {
 }
 
 // load reads the VF's record. One of another boot, or of another VF that had this address, speaks of nothing that is still
-// there: the addresses that its owner had are released, and then it is dropped. Errors wrap the journal's; ErrNotExist means that
-// nothing is known of the VF.
+// there: the addresses that its owner had are released, and then it is dropped, but for what it owes. Errors wrap the
+// journal's; ErrNotExist means that nothing is known of the VF.
 func (d *device) load(ctx context.Context) (*Record, error) {
 	r, err := readRecord(d.p.Records, d.key())
 	switch {
@@ -168,11 +172,15 @@ func (d *device) load(ctx context.Context) (*Record, error) {
 	default:
 		return r, nil
 	}
-	if err := d.p.releaseFor(ctx, d.log, d.key(), r); err != nil {
-		return nil, coded(types.ErrTryAgainLater, err)
+	r.Owed = Owed{Leases: r.Owed.Leases} // what it was called and how fast it was is over
+	if r.Invocation != nil && !r.Owed.add(r.lease()) {
+		d.log.Error("the VF owes more leases than a record holds: one is forgotten", "owner", r.Owner.String())
 	}
-	if err := d.p.Records.Remove(d.key()); err != nil {
-		return nil, coded(types.ErrIOFailure, err)
+	if err := d.p.pay(ctx, d.log, d.key(), r); err != nil {
+		d.log.Error("addresses of earlier owners of the VF are still taken", "error", err)
+	}
+	if err := d.forget(r); err != nil {
+		return nil, err
 	}
 	return nil, fmt.Errorf("%w: it was dropped", journal.ErrNotExist)
 }

@@ -16,9 +16,6 @@ import (
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
 
-// errAway means that the VF's interface is neither in the host's network namespace nor in one that we know of.
-var errAway = errors.New("the VF's interface did not come back")
-
 // restore puts the VF back to the record's baseline and closes the record. It tries everything; what it could not do is
 // in the error and in the record, which then stays open. paths are namespaces where the interface may be.
 func (d *device) restore(ctx context.Context, r *Record, paths ...string) error {
@@ -37,13 +34,34 @@ func (d *device) withdraw(ctx context.Context, c *call, r *Record) error {
 	if !exists(c.Netns) {
 		slices.Reverse(steps)
 	}
-	return d.closeRecord(r, errors.Join(steps[0](), steps[1]()))
+	err := errors.Join(steps[0](), steps[1]())
+	r.Owed.drop(r.Owner) // from now on its own DEL sees to it
+	d.payFor(ctx, r)
+	return d.closeRecord(r, err)
 }
 
-// retire ends the attachment of an owner that is no more, as withdraw does, by what is on record of it.
+// retire ends the attachment of an owner that is no more, as withdraw does, by what is on record of it. Addresses that
+// cannot be released are owed.
 func (d *device) retire(ctx context.Context, r *Record) error {
+	r.Owed.drop(r.Owner)
+	d.payFor(ctx, r)
 	released := d.p.releaseFor(ctx, d.log, d.key(), r)
+	if released != nil {
+		lease := r.lease()
+		lease.Fault = oneLine(released)
+		if r.Owed.add(lease) {
+			d.log.Error("the addresses of the VF's last owner are still taken, and tried again with the VF's next pod", "error", released)
+			released = nil
+		}
+	}
 	return d.closeRecord(r, errors.Join(released, d.putBack(ctx, r)))
+}
+
+// payFor is pay for those who have more to do.
+func (d *device) payFor(ctx context.Context, r *Record) {
+	if err := d.p.pay(ctx, d.log, d.key(), r); err != nil {
+		d.log.Error("addresses of earlier owners of the VF are still taken", "error", err)
+	}
 }
 
 func exists(path string) bool {
@@ -55,27 +73,34 @@ func exists(path string) bool {
 	return true
 }
 
+// putBack makes the VF what it was; what may wait is owed. The errors have code 11 if they have no other.
 func (d *device) putBack(ctx context.Context, r *Record, paths ...string) error {
-	have := r.Baseline.Settings.With(r.Wanted)
-	if r.Phase != Attached {
+	have, base := r.Baseline.Settings.With(r.Wanted), r.Baseline
+	if r.Phase != Attached || r.Owed.Rate != nil || d.rebound(r) {
 		// Somebody may have been killed at any point: look instead of assuming.
 		if live, err := d.host.Read(d.pf, d.id.Index); err == nil {
 			have = live
 		}
 	}
 	r.Phase = Removing
+	r.Owed = Owed{Leases: r.Owed.Leases} // the rest is in the baseline, and tried anew
 	err := d.write(r)
 	// A full disk must not keep a VF in a dead pod's VLAN: the record says enough as it is.
 	errs := []error{err}
 
-	if !r.Salvaged {
+	if d.rebound(r) {
+		d.log.Warn("somebody has given the VF another driver since: its interface is no more, and only what the PF has still as the attachment set it is taken back",
+			"then", r.Identity.Driver, "now", d.id.Driver)
+		base = base.under(have, r)
+	}
+	if !r.Salvaged && base.Netdev != nil {
 		errs = append(errs, d.bringHome(r, append(paths, r.Netns.Path)))
 	}
 	// Without its interface at hand, too: what the PF enforces is undone at once. What is refused here shows in settle.
-	meanwhile := interim(r.Baseline, have)
-	d.host.WriteEach(d.pf, d.id.Index, vf.Plan(have, meanwhile))
+	meanwhile := interim(base, have)
+	refused := d.host.WriteEach(d.pf, d.id.Index, vf.Plan(have, meanwhile))
 	switch {
-	case r.Baseline.Netdev == nil:
+	case base.Netdev == nil:
 	case r.Salvaged:
 		// Nothing is known of the interface, so nothing of it is to stay; wherever it is, this brings a new one home.
 		_, err = d.rebind(r.Identity.Driver)
@@ -83,11 +108,85 @@ func (d *device) putBack(ctx context.Context, r *Record, paths ...string) error 
 	default:
 		errs = append(errs, d.resetNetdev(ctx, r, meanwhile.MAC != nil && meanwhile.MAC.IsZero()))
 	}
-	_, err = d.host.Settle(ctx, d.pf, d.id.Index, r.Baseline.Settings)
-	if err = errors.Join(append(errs, err)...); err != nil {
-		return fmt.Errorf("put VF %s back: %w", d.key(), err)
+	if err = errors.Join(append(errs, d.settle(ctx, r, base.Settings, refused))...); err != nil {
+		return coded(types.ErrTryAgainLater, fmt.Errorf("put VF %s back: %w", d.key(), err))
 	}
 	return nil
+}
+
+// settle sees to it that the PF's entry becomes as wanted. refused is what the driver did not take of it so far.
+func (d *device) settle(ctx context.Context, r *Record, want vf.Settings, refused []error) error {
+	live, err := d.settleWhatCan(r, want, func(s vf.Settings) (vf.Settings, error) {
+		return d.host.Settle(ctx, d.pf, d.id.Index, s)
+	})
+	unseen := unseenBusy(live, refused)
+	if err != nil || unseen.IsEmpty() {
+		return err
+	}
+	for range 5 {
+		if err = errors.Join(d.host.WriteEach(d.pf, d.id.Index, unseen)...); err == nil || ctx.Err() != nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return err
+}
+
+// settleWhatCan leaves out what may wait, or can never be.
+func (d *device) settleWhatCan(r *Record, want vf.Settings, settle func(vf.Settings) (vf.Settings, error)) (vf.Settings, error) {
+	for {
+		live, err := settle(want)
+		no, ok := errors.AsType[*vf.Refused](err)
+		switch {
+		case !ok || no.Settings.IsEmpty():
+			return live, err
+		case no.Settings.Rate != nil:
+			// It takes nothing from others, and the driver may refuse it as long as the cable is away.
+			d.log.Warn("the VF's rate cannot be put back now: it is tried again with the VF's next pod", "error", err)
+			r.Owed.Rate = no.Settings.Rate
+		case r.Salvaged && errors.Is(err, vf.ErrUnsupported):
+			d.log.Error("the VF's driver cannot make the VF safe in this, and leaves it as it is", "error", err, "is", live)
+		default:
+			return live, err
+		}
+		want = vf.Plan(no.Settings, want)
+	}
+}
+
+// unseenBusy is what a busy driver refused and does not show, so that nobody would see that it is missing.
+func unseenBusy(live vf.Settings, refused []error) (unseen vf.Settings) {
+	for _, err := range refused {
+		if no, ok := errors.AsType[*vf.Refused](err); ok && errors.Is(err, vf.ErrBusy) {
+			unseen = unseen.With(vf.Plan(no.Settings.Of(live), no.Settings))
+		}
+	}
+	return unseen
+}
+
+// rebound reports whether somebody has given the VF another driver since the record was opened, vfio-pci say, and may be
+// using it so: that is not fought. A VF without a driver is on its way to one, by us who were killed or by somebody else.
+func (d *device) rebound(r *Record) bool {
+	if d.id.Driver != "" {
+		return d.id.Driver != r.Identity.Driver
+	}
+	b, err := os.ReadFile(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key(), "driver_override"))
+	override := strings.TrimSpace(string(b))
+	return err == nil && override != "" && override != "(null)" && override != r.Identity.Driver
+}
+
+// under is what is left of a baseline when the VF has another driver: of the settings those that its PF has still as the
+// attachment made them, or does not show.
+func (b Baseline) under(have vf.Settings, r *Record) Baseline {
+	if r.Salvaged {
+		return Baseline{Settings: b.Settings}
+	}
+	set := vf.Plan(b.Settings, r.Wanted)
+	others := vf.Plan(have, set).Of(have)
+	s := b.Settings.Of(vf.Plan(others, set))
+	if s.MAC != nil && b.ownMAC() {
+		s.MAC = new(vf.MAC)
+	}
+	return Baseline{Settings: s}
 }
 
 // interim is what the PF is to enforce until the interface has its own MAC again: with the zero MAC on the PF the VF may
@@ -107,172 +206,16 @@ func interim(b Baseline, have vf.Settings) vf.Settings {
 
 // closeRecord writes down how it ended.
 func (d *device) closeRecord(r *Record, err error) error {
-	if err == nil {
-		r.Identity = d.id // it may have its driver anew
-		d.dropMark()
-		r.Phase, r.Owner, r.Netns, r.Wanted, r.Invocation, r.Faults = Free, Owner{}, Place{}, vf.Settings{}, nil, nil
-		if r.Salvaged {
-			// Safe defaults are no baseline: the next ADD takes one.
-			return d.p.Records.Remove(d.key())
-		}
-		return d.write(r)
-	}
-	r.Faults = strings.Split(err.Error(), "\n")
-	return errors.Join(err, d.write(r))
-}
-
-// bringHome moves the VF's interface from a pod to the host, under its old name. It is no error if it is at home, or
-// nowhere to be found. The pod may have moved it on, into a namespace of its own: then it is looked for.
-func (d *device) bringHome(r *Record, paths []string) error {
-	if r.Baseline.Netdev == nil {
-		return nil
-	}
-	if _, ok := d.atHome(); ok {
-		return nil
-	}
-	var errs []error
-	try := func(path string) bool {
-		err := d.bringFrom(path, r.Baseline.Netdev)
-		if err != nil && !errors.Is(err, netns.ErrGone) && !errors.Is(err, vf.ErrNoDevice) {
-			errs = append(errs, err)
-		}
-		return err == nil
-	}
-	for _, path := range paths {
-		if path != "" && try(path) {
-			return nil
-		}
-	}
-	if len(errs) == 0 {
-		if path := d.whereabouts(); path != "" && try(path) {
-			return nil
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (d *device) bringFrom(path string, base *vf.Netdev) error {
-	ns, err := netns.Open(path)
 	if err != nil {
-		return err
+		r.Faults = strings.Split(err.Error(), "\n")
+		return errors.Join(err, d.write(r))
 	}
-	defer ns.Close()
-	pod, err := vf.NewConn(ns)
-	if err != nil {
-		return err
+	d.dropMark()
+	if r.Salvaged || d.rebound(r) {
+		return d.forget(r) // safe defaults are no baseline, nor is what the VF was with another driver
 	}
-	dev, err := pod.Find(d.key())
-	if err != nil {
-		return err
-	}
-	// A name that the pod gave it may be taken on the host, and would keep it here.
-	err = pod.DropAltNames(dev, base.AltNames)
-	moveErr := pod.Move(dev.Index, d.host, vf.Arrival{Name: base.Name, MTU: base.MTU})
-	if moveErr == nil {
-		return err
-	}
-	if _, ok := d.atHome(); ok {
-		return nil // under another name, or with another MTU: to be mended there
-	}
-	// Its name is taken on the host. Better home under a name of ours than in a namespace that dies.
-	d.log.Warn("cannot bring the VF home under its name", "name", base.Name, "error", moveErr)
-	again := pod.DropAltNames(dev, nil)
-	if again = errors.Join(again, pod.Move(dev.Index, d.host, vf.Arrival{Name: d.spareName()})); again == nil {
-		return nil
-	}
-	return errors.Join(err, moveErr, again, pod.Down(dev.Index))
-}
-
-// spareName is a name that only this VF can have: its PCI address. 15 bytes at most, as the kernel wants it.
-func (d *device) spareName() string {
-	return "vf" + strings.NewReplacer(":", "", ".", "").Replace(d.key())
-}
-
-// resetNetdev waits for the interface to be at home and gives it back what it had. free says that the PF lets the VF choose
-// its MAC, and shows none until the VF tells it.
-func (d *device) resetNetdev(ctx context.Context, r *Record, free bool) error {
-	dev, err := d.await(ctx, r.Identity.Driver)
-	if err != nil {
-		return err
-	}
-	want := *r.Baseline.Netdev
-	if dev.MAC != want.MAC && !free {
-		// igbvf takes over a MAC that an administrator had set on the PF when it is reset, as every set down does.
-		d.host.WriteEach(d.pf, d.id.Index, vf.Settings{MAC: new(vf.MAC)})
-		free = true
-	}
-	if free && !r.Baseline.ownMAC() {
-		defer d.host.WriteEach(d.pf, d.id.Index, vf.Settings{MAC: r.Baseline.Settings.MAC})
-	}
-	now, err := d.host.Reset(dev, want)
-	// Under the name that it has, even if that is not the one it should have.
-	if err = errors.Join(err, vf.ResetTuning(now.Name, r.Baseline.Tuning)); err != nil {
-		return err
-	}
-	if free && dev.MAC == want.MAC {
-		// The kernel does not ask the driver for a MAC that the interface has already.
-		other := want.MAC
-		other[5] ^= 1
-		if err = errors.Join(d.host.SetMAC(now.Index, other), d.host.SetMAC(now.Index, want.MAC)); err != nil {
-			return err
-		}
-	}
-	// Taken without an error is not yet done: igbvf ignores a MAC that the PF does not allow, and udev may rename.
-	if now.Name != want.Name || now.MAC != want.MAC {
-		if now, err = d.host.Reset(now, want); err != nil {
-			return err
-		}
-	}
-	if now.Name != want.Name || now.MAC != want.MAC || now.MTU != want.MTU {
-		return fmt.Errorf("%w: the VF's interface is %s, MAC %v, MTU %d, and was %s, MAC %v, MTU %d before",
-			vf.ErrUnsettled, now.Name, now.MAC, now.MTU, want.Name, want.MAC, want.MTU)
-	}
-	r.Baseline.Netdev.Index = now.Index
-	return nil
-}
-
-// await waits until the interface is in the host's namespace. When a network namespace dies the kernel moves physical
-// interfaces there, in its own time, and only once the last socket, process and mount of it are gone.
-func (d *device) await(ctx context.Context, driver string) (vf.Netdev, error) {
-	enough, cancel := context.WithTimeout(ctx, d.p.ReturnWait)
-	defer cancel()
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		if dev, ok := d.atHome(); ok {
-			return dev, nil
-		}
-		select {
-		case <-enough.Done():
-			if ctx.Err() != nil {
-				return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w yet: %w", errAway, context.Cause(ctx)))
-			}
-			d.log.Warn("the VF's interface did not come back by itself, binding its driver again", "driver", driver, "waited", d.p.ReturnWait)
-			return d.rebind(driver)
-		case <-time.After(wait):
-		}
-	}
-}
-
-// rebindWait is how long a driver may take to make an interface; igbvf takes 0.1 s.
-const rebindWait = 5 * time.Second
-
-// rebind takes the interface from whoever still holds its namespace: without its driver it is gone there, and with it a
-// new one comes up here. It is for an owner that is no more, and changes the MAC of VFs that choose their own.
-func (d *device) rebind(driver string) (vf.Netdev, error) {
-	drivers := filepath.Join(d.p.Root, "sys/bus/pci/drivers")
-	files := []string{filepath.Join(drivers, driver, "bind")}
-	if d.vf.Driver != "" { // none, if we were killed right here before
-		files = slices.Insert(files, 0, filepath.Join(drivers, d.vf.Driver, "unbind"))
-	}
-	for _, file := range files {
-		if err := os.WriteFile(file, []byte(d.key()), 0); err != nil {
-			return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w, and binding its driver again failed: %w", errAway, err))
-		}
-	}
-	for deadline := time.Now().Add(rebindWait); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if dev, ok := d.atHome(); ok {
-			d.vf.Driver, d.id.Driver = driver, driver
-			return dev, nil
-		}
-	}
-	return vf.Netdev{}, coded(types.ErrTryAgainLater, fmt.Errorf("%w, not even after its driver %s was bound again", errAway, driver))
+	d.owed = r.Owed
+	r.Identity = d.id // it may have its driver anew
+	r.Phase, r.Owner, r.Netns, r.Wanted, r.Invocation, r.Faults = Free, Owner{}, Place{}, vf.Settings{}, nil, nil
+	return d.write(r)
 }

@@ -1,6 +1,9 @@
 package sriov
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
@@ -28,38 +31,51 @@ func (d *device) salvage(owner Owner, cause error) (*Record, error) {
 }
 
 // whereabouts is the namespace, other than the host's, that the VF's interface is in; empty if it is at home, or in none
-// that a process or a mount leads to: then nobody uses it, and only a socket may still hold it.
-func (d *device) whereabouts() string {
+// that a process or a mount leads to: then nobody uses it, and only a socket may still hold it. With an error and no path
+// it may be where it was not possible to look.
+func (d *device) whereabouts() (string, error) {
 	paths, err := netns.Others(d.p.Root)
-	if err != nil {
-		d.log.Warn("cannot look for the VF's interface", "error", err)
-	}
+	errs := []error{err}
 	for _, path := range paths {
-		if d.isIn(path) {
-			return path
+		isIn, err := d.isIn(path)
+		if isIn {
+			return path, nil
 		}
+		errs = append(errs, err)
 	}
-	return ""
+	if err := errors.Join(errs...); err != nil {
+		return "", coded(types.ErrTryAgainLater, fmt.Errorf("look for the interface of VF %s: %w", d.key(), err))
+	}
+	return "", nil
 }
 
-func (d *device) isIn(path string) bool {
+func (d *device) isIn(path string) (bool, error) {
 	ns, err := netns.Open(path)
+	if errors.Is(err, netns.ErrGone) {
+		return false, nil
+	}
 	if err != nil {
-		return false // gone meanwhile
+		return false, err
 	}
 	defer ns.Close()
 	conn, err := vf.NewConn(ns)
 	if err != nil {
-		return false
+		return false, err
 	}
 	_, err = conn.Find(d.key())
-	return err == nil
+	if errors.Is(err, vf.ErrNoDevice) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // elsewhere is the living namespace that the VF's interface is in, if that is neither the host's nor own, a path.
-func (d *device) elsewhere(own string) string {
-	if _, ok := d.atHome(); ok || d.isIn(own) {
-		return ""
+func (d *device) elsewhere(own string) (string, error) {
+	if _, ok := d.atHome(); ok {
+		return "", nil
+	}
+	if isIn, _ := d.isIn(own); isIn { // if that cannot be told, whereabouts looks there, too
+		return "", nil
 	}
 	return d.whereabouts()
 }
