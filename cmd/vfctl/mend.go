@@ -23,8 +23,9 @@ A VF that is free, and that somebody has changed since, is put back as well.
 
 A VF whose owner is alive is refused: delete the pod instead. --force takes it from the pod all the same, and resets
 one whose record cannot be read to safe defaults (no VLAN, spoof check on, trust off), keeping that record aside. So is
-a VF refused that is free by its record while the kubelet does not say what pods have, or whose last owner's addresses
-the IPAM plugin does not take back; --force gives those addresses up.`,
+a VF refused that is free by its record, or whose owner is gone and that has no interface, while the kubelet does not
+say what pods have; and one that the kubelet gave to another pod since. Addresses that the IPAM plugin does not take
+back are an error, and stay on record; --force gives them up.`,
 		Example: `  vfctl restore 0000:02:10.6
   vfctl restore ens2#3
   vfctl restore --force 02:10.6       take it from a pod that runs`,
@@ -64,7 +65,8 @@ func newGC(o *options) *cobra.Command {
 
   sandboxes  on record with meta-cni, whose network namespace is gone: the plugins of their networks get their DEL,
              so that addresses and VFs come back
-  VFs        on record with sriov, whose owner is gone or that did not get back: as vfctl restore does
+  VFs        on record with sriov, whose owner is gone or that did not get back: as vfctl restore does; and what a VF
+             owes: addresses, a rate or a name that could not be given back
   records    of VFs that are no more, and of before the last boot
 
 The next pods would do the same, each for its own VF, and meta-cni every ten minutes. What lives is not touched.

@@ -16,7 +16,7 @@ import (
 // ErrCaptured means that a captured tree cannot be mended.
 var ErrCaptured = errors.New("--root is a tree of files, and no node whose VFs could be changed")
 
-// What keeps Restore from a VF that is free by its record, unless it is forced; test with errors.Is.
+// What keeps Restore and GC from a VF that has no owner by its record, unless Restore is forced; test with errors.Is.
 var (
 	// ErrHeld means that a pod has it.
 	ErrHeld = errors.New("a pod has the VF")
@@ -24,8 +24,8 @@ var (
 	ErrUnknown = errors.New("whether a pod has the VF is not known")
 )
 
-// Restore puts one VF back: see sriov.Plugin.Restore. Without force it also refuses a VF that has no owner on record and
-// that the kubelet has given to a pod, with ErrHeld, or of which the kubelet does not say whether it has, with ErrUnknown.
+// Restore puts one VF back: see sriov.Plugin.Restore. Without force it also refuses a VF that the kubelet has given to a pod
+// other than the one on record, with ErrHeld, or of which nobody but the kubelet could say, which does not, with ErrUnknown.
 func (n *Node) Restore(ctx context.Context, what string, force bool) (pci.Address, sriov.Outcome, error) {
 	if n.captured() {
 		return pci.Address{}, "", ErrCaptured
@@ -50,12 +50,18 @@ func (n *Node) Restore(ctx context.Context, what string, force bool) (pci.Addres
 	return address, outcome, err
 }
 
-// mayBeHeld is why a VF that has no owner on record may be a pod's all the same. deaf is why the kubelet does not answer.
+// mayBeHeld is why a VF whose owner on record is gone, or that has none, may be a pod's all the same. deaf is why what the
+// kubelet says does not count.
 func (v *VF) mayBeHeld(deaf error) error {
 	switch {
 	case v.State == Allocated:
 		return fmt.Errorf("%w: %s", ErrHeld, v.Owner)
-	case v.State == Free && deaf != nil && v.view != nil && v.view.Record != nil: // without a record nothing is done to it
+	case v.holder != nil && (v.State == Left || v.State == Removing):
+		return fmt.Errorf("%w: %s", ErrHeld, v.holder)
+	case deaf == nil || v.view == nil || v.view.Record == nil: // without a record nothing is done to it
+		return nil
+	case v.State == Free, (v.State == Left || v.State == Removing) && v.view.Record.Baseline.Netdev == nil:
+		// Who uses a VF with an interface is seen by where that is.
 		return fmt.Errorf("%w: %w", ErrUnknown, deaf)
 	}
 	return nil
@@ -147,9 +153,22 @@ func podOf(r *delegate.Record) string {
 func (n *Node) gcVFs(ctx context.Context, dryRun bool) ([]Collected, error) {
 	plugin := n.Plugin()
 	keys, err := plugin.Records.Keys()
+	if len(keys) == 0 {
+		return nil, err
+	}
+	status, err := n.Look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	mayBeHeld := func(address string) error {
+		if _, v, _ := status.Find(address); v != nil {
+			return v.mayBeHeld(status.deaf)
+		}
+		return nil // it is no more
+	}
 	var all []Collected
 	for _, key := range keys {
-		if c := n.gcVF(ctx, plugin, key, dryRun); c != nil {
+		if c := n.gcVF(ctx, plugin, key, mayBeHeld, dryRun); c != nil {
 			all = append(all, *c)
 		}
 	}
@@ -157,7 +176,7 @@ func (n *Node) gcVFs(ctx context.Context, dryRun bool) ([]Collected, error) {
 }
 
 // gcVF puts one VF back; nil if there was nothing to do.
-func (n *Node) gcVF(ctx context.Context, plugin *sriov.Plugin, key string, dryRun bool) *Collected {
+func (n *Node) gcVF(ctx context.Context, plugin *sriov.Plugin, key string, mayBeHeld func(string) error, dryRun bool) *Collected {
 	address, err := pci.ParseAddress(key)
 	if err != nil {
 		return nil // no record of ours
@@ -174,6 +193,14 @@ func (n *Node) gcVF(ctx context.Context, plugin *sriov.Plugin, key string, dryRu
 	_, missing := pci.Read(n.Root, address)
 	if isGone := errors.Is(missing, pci.ErrNoDevice) && !r.Alive(); !plugin.Dead(r) && !isGone {
 		return nil
+	}
+	switch held := mayBeHeld(key); {
+	case errors.Is(held, ErrHeld):
+		c.Outcome = "left alone: " + held.Error()
+		return c
+	case held != nil:
+		c.Error = held.Error()
+		return c
 	}
 	if dryRun {
 		c.Outcome = "nobody will come for it: would be put back, or its record dropped"

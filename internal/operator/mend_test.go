@@ -12,12 +12,14 @@ import (
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 	"github.com/viaduct-sriov/viaduct/pkg/pci/pcitest"
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
 
 // A VF that is free by its record may be a pod's whose network is none of ours: only the kubelet knows.
 func TestMayBeHeld(t *testing.T) {
 	deaf := errors.New("no socket")
-	known := &sriov.View{Record: &sriov.Record{Phase: sriov.Free}}
+	known := &sriov.View{Record: &sriov.Record{}}
+	netdev := &sriov.View{Record: &sriov.Record{Baseline: sriov.Baseline{Netdev: &vf.Netdev{}}}}
 	tests := map[string]struct {
 		vf   VF
 		deaf error
@@ -27,7 +29,14 @@ func TestMayBeHeld(t *testing.T) {
 		"free, and nobody knows":      {VF{State: Free, view: known}, deaf, ErrUnknown},
 		"no record, and nobody knows": {VF{State: Free, view: &sriov.View{}}, deaf, nil},
 		"a pod's":                     {VF{State: Allocated, Owner: &Owner{Pod: "p"}, view: known}, nil, ErrHeld},
-		"left, and nobody knows":      {VF{State: Left, view: known}, deaf, nil},
+		"left":                        {VF{State: Left, view: netdev}, nil, nil},
+		"left, and nobody knows":      {VF{State: Left, view: netdev}, deaf, nil},
+		"left, a pod's by now":        {VF{State: Left, view: netdev, holder: &Owner{Pod: "q"}}, nil, ErrHeld},
+		"half back, a pod's by now":   {VF{State: Removing, view: netdev, holder: &Owner{Pod: "q"}}, nil, ErrHeld},
+		"left, without an interface":  {VF{State: Left, view: known}, nil, nil},
+		"so, and nobody knows":        {VF{State: Left, view: known}, deaf, ErrUnknown},
+		"half back, nobody knows":     {VF{State: Removing, view: known}, deaf, ErrUnknown},
+		"attached":                    {VF{State: Attached, view: known, holder: &Owner{Pod: "q"}}, deaf, nil},
 	}
 	for name, tt := range tests {
 		if err := tt.vf.mayBeHeld(tt.deaf); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
@@ -53,6 +62,7 @@ func TestGCLeavesTheLiving(t *testing.T) {
 	n := &Node{Root: tree.Root, StateDir: "/run/vfs", Log: slog.New(slog.DiscardHandler)}
 	p := n.Plugin()
 	const key = "0000:02:10.0"
+	unheld := func(string) error { return nil }
 	r := &sriov.Record{
 		Boot: "before", Phase: sriov.Attached, Owner: sriov.Owner{ContainerID: "c", IfName: "net1"},
 		Netns: sriov.Place{Path: "/proc/thread-self/ns/net", ID: id}, Identity: sriov.Identity{PF: pci.Address{Bus: 2}},
@@ -60,15 +70,71 @@ func TestGCLeavesTheLiving(t *testing.T) {
 	if err := p.Records.Write(key, r); err != nil {
 		t.Fatal(err)
 	}
-	if c := n.gcVF(t.Context(), p, key, false); c != nil {
+	if c := n.gcVF(t.Context(), p, key, unheld, false); c != nil {
 		t.Errorf("its owner lives: %+v", c)
 	}
 	r.Netns.Path = "/run/netns/none"
 	if err := p.Records.Write(key, r); err != nil {
 		t.Fatal(err)
 	}
-	if c := n.gcVF(t.Context(), p, key, false); c == nil || c.Error != "" || c.Outcome != string(sriov.Gone) {
+	for answer, want := range map[error]Collected{
+		ErrHeld:    {Outcome: "left alone: a pod has the VF"},
+		ErrUnknown: {Error: "whether a pod has the VF is not known"},
+	} {
+		for _, dryRun := range []bool{false, true} {
+			c := n.gcVF(t.Context(), p, key, func(string) error { return answer }, dryRun)
+			if c == nil || c.Outcome != want.Outcome || c.Error != want.Error {
+				t.Errorf("the kubelet: %v: %+v", answer, c)
+			}
+		}
+	}
+	if c := n.gcVF(t.Context(), p, key, unheld, false); c == nil || c.Error != "" || c.Outcome != string(sriov.Gone) {
 		t.Errorf("its owner is gone: %+v", c)
+	}
+}
+
+// Who has a VF by the kubelet counts if the record says somebody else, or does not know.
+func TestHolder(t *testing.T) {
+	l := &look{kubelet: kubeletView{held: map[string]holder{"v": {"ns", "new", "app", "r"}}}}
+	tests := map[string]struct {
+		args  string
+		owner string
+		other string
+	}{
+		"the same pod's":       {"K8S_POD_NAMESPACE=ns;K8S_POD_NAME=new", "ns/new net1", ""},
+		"another pod's":        {"K8S_POD_NAMESPACE=ns;K8S_POD_NAME=old", "ns/old net1", "ns/new (app)"},
+		"of another namespace": {"K8S_POD_NAMESPACE=other;K8S_POD_NAME=new", "other/new net1", "ns/new (app)"},
+		"nobody knows whose":   {"", "ns/new net1", "ns/new (app)"},
+	}
+	for name, tt := range tests {
+		record := &sriov.Record{Phase: sriov.Attached, Owner: sriov.Owner{ContainerID: "c", IfName: "net1"}, Invocation: &sriov.Invocation{Args: tt.args}}
+		owner, other := l.owner("v", &sriov.View{Record: record})
+		if owner.String() != tt.owner || (other == nil) != (tt.other == "") || other != nil && other.String() != tt.other {
+			t.Errorf("%s: %v, and by the kubelet %v", name, owner, other)
+		}
+	}
+}
+
+// A kubelet that has just started is not believed.
+func TestDoubt(t *testing.T) {
+	tests := map[string]struct {
+		named, living []string
+		doubted       bool
+	}{
+		"no pod at all":              {nil, nil, true},
+		"no pod, and some live":      {nil, []string{"a/b"}, true},
+		"the static ones alone":      {[]string{"kube-system/etcd"}, []string{"a/b"}, true},
+		"those that have no network": {[]string{"kube-system/etcd"}, nil, false},
+		"one of those that live":     {[]string{"a/b", "kube-system/etcd"}, []string{"a/b", "a/c"}, false},
+	}
+	for name, tt := range tests {
+		v := kubeletView{pods: map[string]bool{}}
+		for _, pod := range tt.named {
+			v.pods[pod] = true
+		}
+		if err := v.doubt(tt.living); (err != nil) != tt.doubted {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -73,20 +72,10 @@ type VF struct {
 	Problems    []string        `json:"problems,omitempty"`
 
 	view     *sriov.View
+	holder   *Owner // the pod that the kubelet gave it to, if that is not the one on record
 	device   *pci.Device
 	pool     *inventory.Device
 	captured bool // then nobody knows who is alive
-}
-
-// An Owner is who has a VF, as far as it is known.
-type Owner struct {
-	Namespace   string `json:"namespace,omitempty"`
-	Pod         string `json:"pod,omitempty"`
-	Container   string `json:"container,omitempty"`   // which of the pod's containers the kubelet gave it to
-	ContainerID string `json:"containerID,omitempty"` // of the sandbox
-	Interface   string `json:"interface,omitempty"`   // its name in the pod
-	Network     string `json:"network,omitempty"`
-	Alive       bool   `json:"alive"` // the sandbox's network namespace is there
 }
 
 // A Stray is a record without a VF.
@@ -105,6 +94,7 @@ type look struct {
 	pools    map[string]string // resource by device
 	kubelet  kubeletView
 	pods     map[string]*delegate.Record // by container id
+	living   []string                    // the pods of those whose sandbox lives
 	device   map[string]*delegate.Record // by device id
 	inspect  *sriov.Inspector
 	deaf     error // why the kubelet does not say what pods have; nil: it does
@@ -144,7 +134,10 @@ func (n *Node) look(ctx context.Context) (*look, error) {
 	}
 	l.readJournals()
 	if !n.captured() {
-		if l.kubelet, l.deaf = n.askKubelet(ctx); l.deaf != nil {
+		if l.kubelet, l.deaf = n.askKubelet(ctx); l.deaf == nil {
+			l.deaf = l.kubelet.doubt(l.living)
+		}
+		if l.deaf != nil {
 			l.notes = append(l.notes, l.deaf.Error())
 		}
 	}
@@ -166,6 +159,9 @@ func (l *look) readJournals() {
 			continue
 		}
 		l.pods[s.Key] = s.Record
+		if pod := podOf(s.Record); pod != "" && s.Alive {
+			l.living = append(l.living, pod)
+		}
 		for _, a := range s.Record.Attachments {
 			if a.Device != nil && a.Phase != delegate.Gone {
 				l.device[a.Device.ID] = s.Record
@@ -245,7 +241,7 @@ func (l *look) vf(d, pf *pci.Device) VF {
 	if view.Open() && v.Settings == nil {
 		v.Settings = new(view.Record.Baseline.Settings.With(view.Record.Wanted))
 	}
-	v.Owner = l.owner(id, view)
+	v.Owner, v.holder = l.owner(id, view)
 	v.State = l.state(view, v.Owner)
 	v.Problems = append(v.Problems, problems(view)...)
 	return v
@@ -276,6 +272,11 @@ func problems(view *sriov.View) (all []string) {
 	case view.Void != "":
 		all = append(all, "it has a record that does not count: "+view.Void)
 	}
+	if view.Record != nil && view.Void == "" {
+		for _, owed := range view.Record.Owed.Strings() {
+			all = append(all, "it is owed: "+owed)
+		}
+	}
 	if view.Open() {
 		for _, fault := range view.Record.Faults {
 			all = append(all, "it could not be put back: "+fault)
@@ -285,46 +286,6 @@ func problems(view *sriov.View) (all []string) {
 		}
 	}
 	return all
-}
-
-// owner is who has the device, by its record, and by the kubelet for what has none.
-func (l *look) owner(id string, view *sriov.View) *Owner {
-	held, isHeld := l.kubelet.held[id]
-	if view == nil || !view.Open() {
-		if !isHeld {
-			return nil
-		}
-		o := &Owner{Namespace: held.namespace, Pod: held.pod, Container: held.container, Alive: true}
-		if rec := l.device[id]; rec != nil && rec.Pod.Name == held.pod && rec.Pod.Namespace == held.namespace {
-			o.ContainerID = rec.ContainerID
-		}
-		return o
-	}
-	o := l.recorded(view.Record)
-	o.Alive = view.Alive
-	if isHeld && (o.Pod == "" || o.Pod == held.pod && o.Namespace == held.namespace) {
-		o.Namespace, o.Pod, o.Container = held.namespace, held.pod, held.container
-	}
-	return o
-}
-
-// recorded is the owner that a record names, with its pod: as the runtime told it, or as the meta CNI plugin knows it.
-func (l *look) recorded(r *sriov.Record) *Owner {
-	o := &Owner{ContainerID: r.Owner.ContainerID, Interface: r.Owner.IfName, Network: r.Owner.Network}
-	if r.Invocation != nil {
-		for pair := range strings.SplitSeq(r.Invocation.Args, ";") {
-			switch key, value, _ := strings.Cut(pair, "="); key {
-			case "K8S_POD_NAMESPACE":
-				o.Namespace = value
-			case "K8S_POD_NAME":
-				o.Pod = value
-			}
-		}
-	}
-	if rec := l.pods[o.ContainerID]; rec != nil && o.Pod == "" {
-		o.Namespace, o.Pod = rec.Pod.Namespace, rec.Pod.Name
-	}
-	return o
 }
 
 // stray finds the records of VFs that are no more.
@@ -353,28 +314,6 @@ func (l *look) stray() (all []Stray) {
 		all = append(all, s)
 	}
 	return all
-}
-
-// String names the owner in a line.
-func (o *Owner) String() string {
-	who := cmp.Or(o.Pod, short(o.ContainerID), "?")
-	if o.Pod != "" {
-		who = o.Namespace + "/" + o.Pod
-	}
-	if o.Interface != "" {
-		who += " " + o.Interface
-	} else if o.Container != "" {
-		who += " (" + o.Container + ")"
-	}
-	return who
-}
-
-// short is the part of a container id that runtimes show.
-func short(id string) string {
-	if len(id) > 13 {
-		return id[:13]
-	}
-	return id
 }
 
 // Find is the VF or PF that a person means: by address, with or without its domain, by the PF's name, or by the PF's name
