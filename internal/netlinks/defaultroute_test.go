@@ -1,6 +1,7 @@
 package netlinks
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -76,6 +77,9 @@ func TestSetDefaultRoutes(t *testing.T) {
 			err := SetDefaultRoutes(path, tc.want)
 			if got := fmt.Sprint(err); (err != nil) != (tc.fails != "") || !strings.Contains(got, tc.fails) {
 				t.Errorf("want an error with %q, got %v", tc.fails, err)
+			}
+			if unreached := strings.HasPrefix(tc.fails, "192."); errors.Is(err, ErrGateway) != unreached {
+				t.Errorf("is it the gateway: want %v, got %v", unreached, err)
 			}
 			var got []string
 			for line := range strings.Lines(in("ip route show default; ip -6 route show default")) {
