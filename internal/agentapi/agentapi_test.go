@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -262,10 +263,19 @@ func FuzzReadFrame(f *testing.F) {
 		if err := WriteFrame(&buf, resp); err != nil {
 			t.Fatalf("cannot send what came in: %v", err)
 		}
+		said := slices.Clone(buf.Bytes())
 		var again Response
 		if err := ReadFrame(&buf, &again); err != nil {
 			t.Fatal(err)
 		}
-		_ = check(&again) // must not panic
+		if second, err := encode(again); err != nil || !bytes.Equal(said, second) {
+			t.Fatalf("%q is read as %q: %v", said, second, err)
+		}
+		switch err := check(&again); {
+		case err == nil && (again.Error != nil || again.Version != Version):
+			t.Fatalf("a refusal, or another version, is taken for an answer: %q", said)
+		case err != nil && again.Error == nil && again.Version == Version:
+			t.Fatalf("an answer is refused: %v: %q", err, said)
+		}
 	})
 }
