@@ -42,7 +42,7 @@ with ! is something that is not as it should be, in words.`,
 	}
 	o := &options{}
 	o.addTo(root)
-	root.AddCommand(newList(o), newShow(o), newRestore(o), newGC(o), newReport(o), newExplain(), newNode(), newVersion())
+	root.AddCommand(newList(o), newShow(o), newRestore(o), newGC(o), newReport(o), newExplain(), newNode(o), newVersion())
 	return root
 }
 

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/sriov"
 )
 
 // vfctl runs the program's root command and returns what it prints.
@@ -45,11 +48,11 @@ func TestNodeInstallAndUninstall(t *testing.T) {
 		{"node install --cni-bin-dir BIN --from FROM sriov meta-cni", "BIN/sriov installed\nBIN/meta-cni installed\n"},
 		{"node install --cni-bin-dir BIN --from FROM sriov", "BIN/sriov was up to date already\n"},
 		{
-			"node uninstall --cni-bin-dir BIN --cni-conf-dir CONF --agent-socket CONF/agent.sock sriov meta-cni",
+			"node uninstall --state-dir VFS --journal-dir PODS --cni-bin-dir BIN --cni-conf-dir CONF --agent-socket CONF/agent.sock sriov meta-cni",
 			"CONF/00-viaduct.conflist removed\nBIN/sriov removed\nBIN/meta-cni removed\n",
 		},
 	}
-	expand := strings.NewReplacer("BIN", bin, "FROM", from, "CONF", conf).Replace
+	expand := strings.NewReplacer("VFS", filepath.Join(node, "vfs"), "PODS", filepath.Join(node, "pods"), "BIN", bin, "FROM", from, "CONF", conf).Replace
 	for _, step := range steps {
 		got, err := vfctl(t, strings.Fields(expand(step.args))...)
 		if err != nil {
@@ -59,6 +62,57 @@ func TestNodeInstallAndUninstall(t *testing.T) {
 			t.Errorf("%s: %s", step.args, d)
 		}
 	}
+}
+
+// While a pod has a VF, sriov stays, and so does what the runtime starts it by; --wait lasts until it is free.
+func TestUninstallWaitsForPods(t *testing.T) {
+	dir := t.TempDir()
+	bin, conf := filepath.Join(dir, "bin"), filepath.Join(dir, "conf")
+	self, err := os.ReadFile(must(os.Executable()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := map[string]string{"bin/sriov": string(self), "bin/sriov.viaduct-saved": "theirs", "conf/00-viaduct.conflist": "{}"}
+	for path, text := range write {
+		full := filepath.Join(dir, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(full), 0o700), os.WriteFile(full, []byte(text), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	records := sriov.DefaultRecords(filepath.Join(dir, "vfs"))
+	r := sriov.Record{Boot: "b", Phase: sriov.Attached, Owner: sriov.Owner{ContainerID: "c1", IfName: "net1", Network: "fast"}}
+	if err := records.Write("0000:02:10.0", &r); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"node", "uninstall", "--state-dir", records.Dir, "--journal-dir", dir + "/pods", "--cni-bin-dir", bin, "--cni-conf-dir", conf, "--agent-socket", dir + "/none", "sriov", "meta-cni"}
+	out, err := vfctl(t, args...)
+	if err == nil || !strings.Contains(err.Error(), `VF 0000:02:10.0: interface net1 of container c1 on network "fast"`) || out != "" {
+		t.Errorf("%v: %s", err, out)
+	}
+	for path, text := range write {
+		if data, err := os.ReadFile(filepath.Join(dir, path)); err != nil || string(data) != text {
+			t.Errorf("%s was touched: %v", path, err)
+		}
+	}
+	freed := make(chan error, 1)
+	go func() {
+		r.Phase = sriov.Free
+		freed <- records.Write("0000:02:10.0", &r)
+	}()
+	out, err = vfctl(t, append(args, "--wait", "1m")...)
+	if err := errors.Join(err, <-freed); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(bin, "sriov")); err != nil || string(data) != "theirs" || !strings.Contains(out, "is back") {
+		t.Errorf("%q, %v: %s", data, err, out)
+	}
+}
+
+func must(path string, err error) string {
+	if err != nil {
+		panic(err)
+	}
+	return path
 }
 
 func TestRefusesArguments(t *testing.T) {

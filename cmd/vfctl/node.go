@@ -8,21 +8,23 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
 	"github.com/viaduct-sriov/viaduct/internal/install"
+	"github.com/viaduct-sriov/viaduct/internal/operator"
 )
 
-func newNode() *cobra.Command {
+func newNode(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "node",
 		Short: "Put the CNI plugins on this node, or take them off",
 		Args:  cobra.NoArgs,
 		RunE:  help,
 	}
-	cmd.AddCommand(newInstall(), newUninstall())
+	cmd.AddCommand(newInstall(), newUninstall(o), newCheck(o))
 	return cmd
 }
 
@@ -69,8 +71,10 @@ meta-agent writes it when it is ready to serve.`,
 	return cmd
 }
 
-func newUninstall() *cobra.Command {
+func newUninstall(o *options) *cobra.Command {
 	var binDir, confDir, socket string
+	var wait time.Duration
+	var force bool
 	cmd := &cobra.Command{
 		Use:   "uninstall PLUGIN...",
 		Short: "Take CNI plugins off this node, and leave it working",
@@ -80,13 +84,18 @@ A plugin that is not ours is left alone.
 For meta-cni it first removes ` + install.Conf + ` from the runtime's network configurations, so that the
 runtime goes back to the default network. It refuses while the meta-agent runs, which would put it back.
 
-Do this when no pod on the node uses these networks any more (drain it): what is left of such a pod cannot be
-cleaned up by a plugin that is gone.`,
+While a pod has a VF, or networks beside the default one, nothing is removed: only these plugins can take back what
+they attached. Delete or drain those pods; --wait waits for the last one.`,
 		Example: `  kubectl -n viaduct delete daemonset device-plugin meta-agent
-  vfctl node uninstall sriov meta-cni vfctl`,
+  vfctl node uninstall --wait 10m sriov meta-cni vfctl`,
 		Args:      pluginArgs,
 		ValidArgs: slices.Sorted(maps.Keys(install.Plugins)),
 		RunE: func(cmd *cobra.Command, names []string) error {
+			if !force {
+				if err := o.detached(cmd, wait); err != nil {
+					return err
+				}
+			}
 			if slices.Contains(names, "meta-cni") {
 				outcome, err := install.RemoveConf(cmd.Context(), confDir, socket)
 				if err != nil {
@@ -109,6 +118,69 @@ cleaned up by a plugin that is gone.`,
 	cmd.Flags().StringVar(&binDir, "cni-bin-dir", "/opt/cni/bin", "the runtime's folder of CNI plugins")
 	cmd.Flags().StringVar(&confDir, "cni-conf-dir", "/etc/cni/net.d", "the runtime's folder of network configurations")
 	cmd.Flags().StringVar(&socket, "agent-socket", agentapi.DefaultSocket, "where the meta-agent listens if it runs")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "how long to wait for the last pod that still has something of ours")
+	cmd.Flags().BoolVar(&force, "force", false, "also if pods still have something: their VFs and addresses stay as they are")
+	return cmd
+}
+
+// detached returns when nothing on the node is attached by our plugins any more; its error says what is.
+func (o *options) detached(cmd *cobra.Command, wait time.Duration) error {
+	n, err := o.find(cmd)
+	if err != nil {
+		return err
+	}
+	said := ""
+	for until := time.Now().Add(wait); ; time.Sleep(500 * time.Millisecond) {
+		left, err := n.Attached()
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		if !time.Now().Before(until) {
+			return fmt.Errorf("nothing is removed, for only these plugins can take back what they attached:\n  %s\n"+
+				"delete those pods, or drain the node (see --wait); what no pod has any more: vfctl gc", strings.Join(left, "\n  "))
+		}
+		if now := strings.Join(left, "\n  "); now != said {
+			said = now
+			fmt.Fprintf(cmd.ErrOrStderr(), "waiting for these to go:\n  %s\n", now)
+		}
+	}
+}
+
+func newCheck(o *options) *cobra.Command {
+	var out output
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Say who has this node: our plugins, or Multus, sriov-cni and their device plugin",
+		Long: `Check looks at what matters while a node goes over from Multus, sriov-cni and the SR-IOV network device plugin to
+this project, or back: whose plugins are installed, which network configuration the runtime takes, which programs of
+the others still run, and what is still attached by whom. Nothing is changed.
+
+A line with ! is to be seen to; the exit status is then 1. What the others attached is no fault: it is torn down by our
+plugins when its pods end.`,
+		Example: `  vfctl node check
+  vfctl node check -o json | jq '.[] | select(.ok | not)'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, err := o.find(cmd)
+			if err != nil {
+				return err
+			}
+			all, err := n.CheckTakeover()
+			if err != nil {
+				return err
+			}
+			if err := out.write(cmd.OutOrStdout(), all, operator.PrintFindings(all)); err != nil {
+				return err
+			}
+			if slices.ContainsFunc(all, func(f operator.Finding) bool { return !f.OK }) {
+				return errors.New("this node is not ours alone: see the lines that begin with an exclamation mark")
+			}
+			return nil
+		},
+	}
+	out.addTo(cmd)
+	cmd.Flags().StringVar(&o.node.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "the runtime's folder of CNI plugins")
+	cmd.Flags().StringVar(&o.node.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "the runtime's folder of network configurations")
 	return cmd
 }
 

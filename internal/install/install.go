@@ -68,6 +68,33 @@ func (d Folder) saved(name string) string  { return filepath.Join(string(d), nam
 
 func (d Folder) temp(name string) string { return filepath.Join(string(d), "."+name+".viaduct-tmp") }
 
+// An Owner says whose a plugin in the folder is.
+type Owner string
+
+// The owners.
+const (
+	Ours        Owner = "ours"
+	Theirs      Owner = "another project's"
+	Overwritten Owner = "another project's, put over ours"
+	Nobodys     Owner = "not installed"
+)
+
+// Whose says whose the plugin name is now. What was ours until another project's installer came is known by the plugin that
+// Install has saved.
+func (d Folder) Whose(name string) Owner {
+	ours, err := isOurs(d.plugin(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Nobodys
+	case err == nil && ours:
+		return Ours
+	}
+	if _, err := os.Lstat(d.saved(name)); err == nil {
+		return Overwritten
+	}
+	return Theirs
+}
+
 // Install makes the plugin name a copy of the file source, mode 0755. A plugin of another project is saved first. Two
 // installs into one folder wait for each other, until ctx ends.
 func (d Folder) Install(ctx context.Context, name, source string) (Outcome, error) {

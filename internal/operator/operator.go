@@ -3,6 +3,7 @@
 package operator
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
+	"github.com/viaduct-sriov/viaduct/internal/takeover"
 )
 
 // A Node is where things are on a node. Empty fields but Root mean what Find finds.
@@ -92,6 +94,7 @@ type metaConfig struct {
 	RunDir        string  `json:"runDir"`
 	BinDir        string  `json:"binDir"`
 	DeviceInfoDir string  `json:"deviceInfoDir"`
+	MultusDir     string  `json:"cniDir"`
 	PluginTimeout float64 `json:"pluginTimeoutSeconds"`
 	LockWait      float64 `json:"lockWaitSeconds"`
 }
@@ -130,6 +133,7 @@ func (n *Node) Runner() *delegate.Runner {
 	return &delegate.Runner{
 		Records: delegate.Records(n.path(n.JournalDir)), Running: journal.Store{Dir: n.path(n.RunDir), Version: 1},
 		Path: strings.Trim(n.CNIBinDir+":"+meta.BinDir, ":"), Devices: devinfo.Dir{Root: n.path(meta.DeviceInfoDir)},
+		Multus:  takeover.Multus(n.path(cmp.Or(meta.MultusDir, takeover.MultusDir))),
 		Timeout: seconds(meta.PluginTimeout), LockWait: seconds(meta.LockWait), Stderr: io.Discard, Log: n.Log,
 	}
 }

@@ -29,7 +29,7 @@ const (
 
 	// patience bounds a wait for anything. A VM without hardware support on a busy machine is some 20 times slower than
 	// a node; what passes, passes long before.
-	patience = 4 * time.Minute
+	patience = 8 * time.Minute
 )
 
 // client is the cluster's, with all rights.

@@ -82,7 +82,7 @@ func (c *churn) start() {
 	set := &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{Name: churning},
 		Spec: appsv1.ReplicaSetSpec{
-			Replicas: new(int32(2)), Selector: &metav1.LabelSelector{MatchLabels: spec.Labels},
+			Replicas: new(int32(1)), Selector: &metav1.LabelSelector{MatchLabels: spec.Labels},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: spec.Labels, Annotations: spec.Annotations}, Spec: spec.Spec},
 		},
 	}

@@ -1,6 +1,7 @@
 package cniconf
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -366,5 +367,32 @@ func TestReconcileIsIdle(t *testing.T) {
 	}
 	if k.Writes() != 1 || k.Err() != nil {
 		t.Errorf("%d writes, %v; want one", k.Writes(), k.Err())
+	}
+}
+
+// Another project's installer that runs on is told of, once, and its file is left as it is.
+func TestPluginsPutOverOurs(t *testing.T) {
+	dir := t.TempDir()
+	var log bytes.Buffer
+	k := &Keeper{ConfDir: dir, BinDir: dir, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	put(t, dir, "10-flannel.conflist", flannel)
+	put(t, dir, Plugin, "")
+	if err := os.Chmod(filepath.Join(dir, Plugin), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "sriov", "theirs")
+	k.Reconcile()
+	if strings.Contains(log.String(), "Another project") {
+		t.Errorf("a plugin that was never ours: %s", &log)
+	}
+	put(t, dir, "sriov.viaduct-saved", "theirs")
+	for range 2 {
+		k.Reconcile()
+	}
+	if n := strings.Count(log.String(), "Another project has put its plugin over ours"); n != 1 || !strings.Contains(log.String(), filepath.Join(dir, "sriov")) {
+		t.Errorf("said %d times: %s", n, &log)
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, "sriov")); err != nil || string(data) != "theirs" || k.Err() != nil {
+		t.Errorf("%q, %v, %v", data, err, k.Err())
 	}
 }

@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/viaduct-sriov/viaduct/internal/install"
 )
 
 // A Keeper keeps our file right: it appears when meta-cni and the default network are there, follows the default
@@ -118,10 +122,14 @@ func (k *Keeper) Reconcile() {
 		k.writes++
 		k.Log.Info("Wrote the node's CNI configuration", "file", filepath.Join(k.ConfDir, FileName), "defaultNetwork", wrote)
 	}
+	overwritten := k.overwritten()
 	// Say each state once, not at every look.
-	said := fmt.Sprint(err, skipped)
+	said := fmt.Sprint(err, skipped, overwritten)
 	if said != k.said {
 		k.said = said
+		for _, path := range overwritten {
+			k.Log.Warn("Another project has put its plugin over ours, and will again: delete its DaemonSet, then restart ours", "file", path)
+		}
 		for _, s := range skipped {
 			k.Log.Warn("Passed over a CNI configuration", "err", s)
 		}
@@ -167,6 +175,17 @@ func (k *Keeper) find() (d Default, skipped []error, err error) {
 		return d, nil, fmt.Errorf("%w: %w", ErrNoDefault, err)
 	}
 	return d, nil, nil
+}
+
+// overwritten lists plugins of ours that another project's installer has replaced. They are not fought for: who installs
+// last would win every few seconds, and pods start in between.
+func (k *Keeper) overwritten() (paths []string) {
+	for _, name := range slices.Sorted(maps.Keys(install.Plugins)) {
+		if install.Folder(k.BinDir).Whose(name) == install.Overwritten {
+			paths = append(paths, filepath.Join(k.BinDir, name))
+		}
+	}
+	return paths
 }
 
 // checkFirst sees whether the runtime uses our file.
