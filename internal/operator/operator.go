@@ -123,6 +123,7 @@ func (n *Node) readMeta() (c metaConfig) {
 func (n *Node) Plugin() *sriov.Plugin {
 	p := sriov.New(n.path(n.StateDir), n.Log)
 	p.Root, p.Out = n.Root, io.Discard
+	p.Theirs, p.Path = takeover.SRIOV(n.path(takeover.SRIOVDir)), n.CNIBinDir
 	return p
 }
 

@@ -153,5 +153,9 @@ func (p *Plugin) whose(c *call) (pci.Address, error) {
 			return address, coded(types.ErrIOFailure, err)
 		}
 	}
+	if device := p.Theirs.Device(c.ContainerID, c.IfName); device != "" {
+		address, err := pci.ParseAddress(device)
+		return address, coded(types.ErrIOFailure, err)
+	}
 	return pci.Address{}, nil
 }

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/takeover"
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
@@ -33,6 +34,10 @@ type Plugin struct {
 	Records journal.Store // one record per VF
 	Log     *slog.Logger
 	Out     io.Writer // takes the result, and nothing else
+	// Theirs is where sriov-cni saved what it attached before the node was ours; empty: it never ran here. Path is CNI_PATH,
+	// where the IPAM plugins of those are.
+	Theirs takeover.SRIOV
+	Path   string
 
 	// Whoever calls us gives a minute for all, so the waits of one call that meets with everything, and those for drivers, stay
 	// within it. LockWait is the shortest: a DEL that does not get the lock calls off an ADD that hangs, in its IPAM plugin most
@@ -49,6 +54,7 @@ type Plugin struct {
 func New(records string, log *slog.Logger) *Plugin {
 	return &Plugin{
 		Root: "/", Records: DefaultRecords(records), Log: log, Out: os.Stdout,
+		Theirs: takeover.SRIOVDir, Path: os.Getenv("CNI_PATH"),
 		LockWait: 10 * time.Second, ReturnWait: 10 * time.Second, RebindWait: 5 * time.Second, IPAMWait: 20 * time.Second,
 	}
 }

@@ -160,6 +160,11 @@ func readRecord(s journal.Store, key string) (*Record, error) {
 // journal's; ErrNotExist means that nothing is known of the VF.
 func (d *device) load(ctx context.Context) (*Record, error) {
 	r, err := readRecord(d.p.Records, d.key())
+	if errors.Is(err, journal.ErrNotExist) || err == nil && r.Phase == Free {
+		if adopted, fault := d.adopt(ctx, r); adopted != nil || fault != nil {
+			return adopted, fault
+		}
+	}
 	switch {
 	case errors.Is(err, journal.ErrCorrupt):
 		return nil, err // what that means is the caller's to say

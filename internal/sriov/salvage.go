@@ -6,6 +6,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/viaduct-sriov/viaduct/internal/takeover"
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
@@ -15,7 +16,7 @@ import (
 
 // salvage makes a record for such a VF, to be restored.
 func (d *device) salvage(owner Owner, cause error) (*Record, error) {
-	path, err := d.p.Records.Preserve(d.key())
+	path, err := d.keepAside()
 	if err != nil {
 		return nil, coded(types.ErrIOFailure, err)
 	}
@@ -28,6 +29,14 @@ func (d *device) salvage(owner Owner, cause error) (*Record, error) {
 		r.Baseline.Netdev = &vf.Netdev{} // it has one, of which nothing is known
 	}
 	return r, d.write(r)
+}
+
+// keepAside keeps what cannot be read for a person to look at: our own record, or what sriov-cni saved.
+func (d *device) keepAside() (path string, err error) {
+	if path, err = d.p.Theirs.SetAside(d.key()); err == nil || !errors.Is(err, takeover.ErrNotExist) {
+		return path, err
+	}
+	return d.p.Records.Preserve(d.key())
 }
 
 // whereabouts is the namespace, other than the host's, that the VF's interface is in; empty if it is at home, or in none

@@ -73,6 +73,9 @@ func (s SRIOV) VF(address string) (now *Attachment, older []*Attachment, err err
 
 // Device is the PCI address of the attachment's VF; empty if there is no such attachment.
 func (s SRIOV) Device(containerID, ifName string) string {
+	if s == "" {
+		return ""
+	}
 	var saved struct {
 		DeviceID string `json:"deviceID"`
 	}
@@ -123,8 +126,12 @@ func (s SRIOV) Forget(address string, attachments ...*Attachment) error {
 	return errors.Join(append(errs, remove(s.pci(address)))...)
 }
 
-// SetAside renames the VF's file, which then says to nobody that the VF is in use. It returns where it is now.
+// SetAside renames the VF's file, which then says to nobody that the VF is in use. It returns where it is now. The error wraps
+// ErrNotExist if there is none.
 func (s SRIOV) SetAside(address string) (string, error) {
+	if _, err := os.Lstat(s.pci(address)); s == "" || errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: %s", ErrNotExist, s.pci(address))
+	}
 	dir := filepath.Join(string(s), "viaduct-corrupt")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("set saved state aside: %w", err)

@@ -1,0 +1,149 @@
+package sriov
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/takeover"
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
+	"github.com/viaduct-sriov/viaduct/pkg/vf"
+)
+
+// A VF may be in a pod that sriov-cni attached before the node became ours. What that saved of it becomes a record like our
+// own the first time that a verb works on the VF: then its owner's DEL puts it back, and nobody else gets it before.
+
+// adopt makes a record of what sriov-cni saved of the VF, and writes it; nil if it saved nothing. last is our own record of
+// before, nil if there is none. The error wraps journal.ErrCorrupt if somebody has the VF, and who cannot be read.
+func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
+	theirs := d.p.Theirs
+	if theirs == "" {
+		return nil, nil //nolint:nilnil // nothing is the answer
+	}
+	now, older, err := theirs.VF(d.key())
+	switch {
+	case errors.Is(err, takeover.ErrNotExist):
+		return nil, nil //nolint:nilnil // nothing is the answer
+	case errors.Is(err, takeover.ErrCorrupt):
+		return nil, fmt.Errorf("%w: what sriov-cni left: %w", journal.ErrCorrupt, err)
+	case err != nil:
+		return nil, coded(types.ErrIOFailure, err)
+	}
+	release, idle := theirs.Idle(d.key())
+	if !idle {
+		return nil, coded(types.ErrTryAgainLater, fmt.Errorf("sriov-cni is at work on VF %s", d.key()))
+	}
+	defer release()
+	at := placeOf(now.Netns)
+	if at.ID == (netns.ID{}) && now.Saved.Before(lastBoot()) {
+		d.log.Info("what sriov-cni saved of the VF is from before a reboot: dropped", "container", now.ContainerID)
+		return nil, coded(types.ErrIOFailure, theirs.Forget(d.key(), append(older, now)...))
+	}
+	r := &Record{
+		Boot: d.boot, Phase: Attached, Netns: at, Identity: d.id,
+		Owner: Owner{ContainerID: now.ContainerID, IfName: now.IfName, Network: now.Network},
+	}
+	if now.Config != nil {
+		r.Invocation = &Invocation{Config: now.Config, Args: now.Args, Path: d.p.Path}
+	}
+	if last != nil {
+		r.Owed = Owed{Leases: last.Owed.Leases}
+	}
+	if r.Wanted, err = d.host.Read(d.pf, d.id.Index); err != nil { // it is as its pod has it
+		return nil, coded(types.ErrIOFailure, err)
+	}
+	r.Baseline.Settings = settingsOf(now.Before).Of(r.Wanted)
+	if now.Before.HostIFName != "" {
+		if r.Baseline.Netdev, err = d.netdevOf(ctx, now); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.write(r); err != nil {
+		return nil, err
+	}
+	d.log.Info("takes over a VF that sriov-cni attached", "owner", r.Owner.String(), "netns", at.Path, "before", r.Baseline.Settings.String())
+	return r, coded(types.ErrIOFailure, theirs.Forget(d.key(), append(older, now)...))
+}
+
+func placeOf(path string) Place {
+	at := Place{Path: path}
+	if ns, err := netns.Open(path); err == nil {
+		defer ns.Close()
+		at.ID, _ = ns.ID()
+	}
+	return at
+}
+
+// lastBoot is when the machine started, by its clock of today.
+func lastBoot() time.Time {
+	var up unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
+		return time.Time{} // no kernel that runs containers lacks it
+	}
+	return time.Now().Add(-time.Duration(up.Nano()))
+}
+
+// settingsOf is what the PF enforced on the VF. What sriov-cni's version did not save goes to its safe default.
+func settingsOf(s takeover.VFState) vf.Settings {
+	out := vf.Defaults()
+	if mac, err := net.ParseMAC(s.AdminMAC); err == nil && len(mac) == len(vf.MAC{}) {
+		out.MAC = new(vf.MAC(mac))
+	}
+	if s.Vlan > 0 && s.Vlan < 4095 && s.VlanQoS >= 0 && s.VlanQoS < 8 {
+		out.VLAN = &vf.VLAN{ID: uint16(s.Vlan), QoS: uint8(s.VlanQoS), Proto: vf.Proto8021Q}
+		if s.VlanProto == unix.ETH_P_8021AD {
+			out.VLAN.Proto = vf.Proto8021AD
+		}
+	}
+	if s.MinTxRate >= 0 && s.MaxTxRate >= s.MinTxRate {
+		out.Rate = &vf.Rate{Min: uint32(s.MinTxRate), Max: uint32(s.MaxTxRate)}
+	}
+	if s.SpoofChk != nil {
+		out.SpoofCheck = s.SpoofChk
+	}
+	if s.Trust != nil {
+		out.Trust = s.Trust
+	}
+	if s.LinkState <= uint32(vf.LinkDisable) {
+		out.LinkState = new(vf.LinkState(s.LinkState))
+	}
+	return out
+}
+
+// netdevOf is the interface as it was: name, MAC and MTU as saved, and the rest, which sriov-cni does not change, as it is.
+// If its pod's namespace has died, it is on its way home.
+func (d *device) netdevOf(ctx context.Context, now *takeover.Attachment) (*vf.Netdev, error) {
+	dev, err := d.findIn(now.Netns)
+	if err != nil {
+		if dev, err = d.await(ctx, d.id.Driver); err != nil {
+			return nil, err
+		}
+	}
+	dev.Name, dev.Up, dev.Promisc, dev.AllMulti = now.Before.HostIFName, false, false, false
+	if mac, err := net.ParseMAC(now.Before.EffectiveMAC); err == nil && len(mac) == len(vf.MAC{}) {
+		dev.MAC = vf.MAC(mac)
+	}
+	if now.Before.MTU > 0 {
+		dev.MTU = now.Before.MTU
+	}
+	return &dev, nil
+}
+
+func (d *device) findIn(path string) (vf.Netdev, error) {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return vf.Netdev{}, err
+	}
+	defer ns.Close()
+	conn, err := vf.NewConn(ns)
+	if err != nil {
+		return vf.Netdev{}, err
+	}
+	return conn.Find(d.key())
+}
