@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/plugin"
@@ -227,6 +228,32 @@ func TestLongName(t *testing.T) {
 	name := strings.Repeat("a", 63) + ".example.org/" + strings.Repeat("b", 63)
 	f.set.Update(t.Context(), []plugin.Resource{{Name: name, Devices: []plugin.Device{device("0000:02:10.0")}}})
 	kubelettest.Eventually(t, "the kubelet has it", func() bool { return cmp.Equal(one, f.kubelet.Devices(name)) })
+}
+
+// Who may connect may allocate, so nobody but root does. The kernel asks the socket's mode.
+func TestSocketsAreRootsAlone(t *testing.T) {
+	for name, where := range map[string]func(*kubelettest.Kubelet) string{
+		"plugin watcher": (*kubelettest.Kubelet).Registry, "registered by call": (*kubelettest.Kubelet).Plugins,
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer unix.Umask(unix.Umask(0)) // with which a socket is everybody's
+			f := newFixture(t)
+			if name == "registered by call" {
+				f.deaf(t)
+			}
+			f.kubelet.Start()
+			defer f.kubelet.Stop()
+			f.offer(t, device("0000:02:10.0"))
+			f.sees(t, one)
+			info, err := os.Stat(filepath.Join(where(f.kubelet), "intel.com_sriov.sock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := os.ModeSocket | 0o600; info.Mode() != want {
+				t.Errorf("mode %s, want %s", info.Mode(), want)
+			}
+		})
+	}
 }
 
 // A socket that the kubelet can see is one that answers.
