@@ -1,14 +1,13 @@
 package inventory
 
 import (
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
@@ -19,13 +18,11 @@ import (
 func largeNode(t testing.TB, pfs, vfs int) (pcitest.Tree, *Inventory) {
 	tree := pcitest.New(t)
 	tree.AddLarge(pfs, vfs)
-	i := New(tree.Root, slog.New(slog.DiscardHandler), Options{Links: func() (map[int]netlinks.NodeLink, error) {
-		links := map[int]netlinks.NodeLink{}
-		for index := range pfs * (vfs + 1) {
-			links[10+index] = netlinks.NodeLink{Up: true}
-		}
-		return links, nil
-	}})
+	all := map[int]netlinks.NodeLink{}
+	for index := range pfs * (vfs + 1) {
+		all[10+index] = netlinks.NodeLink{Up: true}
+	}
+	i := New(tree.Root, slog.New(slog.DiscardHandler), Options{Links: &fakeLinks{read: func() map[int]netlinks.NodeLink { return all }}})
 	i.lookAtAll()
 	i.look()
 	return tree, i
@@ -72,12 +69,11 @@ func TestLinksChange(t *testing.T) {
 	tree.AddIGB("02", "ens2", 4, 2)
 	i := looked(tree)
 	before, _ := i.Devices()
-	i.links = func() (map[int]netlinks.NodeLink, error) {
+	i.links.(*fakeLinks).read = func() map[int]netlinks.NodeLink {
 		l := links()
 		l[5] = netlinks.NodeLink{Name: "ens2v0", Uplink: "an IPv4 default route goes through it"}
-		return l, nil
+		return l
 	}
-	i.lookAtLinks()
 	i.look()
 	after, _ := i.Devices()
 	for n, d := range after {
@@ -92,12 +88,32 @@ func TestChangesOneByOne(t *testing.T) {
 	tree := pcitest.New(t)
 	vfs := append(tree.AddIGB("02", "ens2", 10, 4), tree.AddIGB("03", "ens3", 20, 4)...)
 	links := map[int]netlinks.NodeLink{}
-	for index := range 40 {
-		links[index] = netlinks.NodeLink{Name: "eth", Up: true}
+	// netdevs are the interfaces by function, but those in pods.
+	netdevs, made := map[string]pcitest.Net{}, 0
+	appear := func(id string) {
+		made++
+		n := pcitest.Net{Name: fmt.Sprintf("eth%d", made), Index: 100 + made}
+		tree.AddNet(id, n)
+		netdevs[id], links[n.Index] = n, netlinks.NodeLink{Name: n.Name, Up: true}
+	}
+	vanish := func(id string) {
+		n := netdevs[id]
+		tree.RemoveNet(id, n.Name)
+		delete(links, n.Index)
+		delete(netdevs, id)
+	}
+	devices := append([]string{"0000:02:00.0", "0000:03:00.0"}, vfs...)
+	for n, id := range devices {
+		name := []string{"ens2", "ens3"}[n%2]
+		if n >= 2 {
+			name = fmt.Sprintf("ens%sv%d", id[6:7], (n-2)%4)
+		}
+		tree.RemoveNet(id, name)
+		appear(id)
 	}
 	inventory := func() *Inventory {
 		i := New(tree.Root, slog.New(slog.DiscardHandler), Options{
-			Links: func() (map[int]netlinks.NodeLink, error) { return maps.Clone(links), nil },
+			Links: &fakeLinks{read: func() map[int]netlinks.NodeLink { return maps.Clone(links) }},
 		})
 		i.lookAtAll()
 		i.look()
@@ -105,31 +121,50 @@ func TestChangesOneByOne(t *testing.T) {
 	}
 	follows, scans := inventory(), inventory()
 	random := rand.New(rand.NewPCG(1, 2))
-	for step := range 300 {
-		id := vfs[random.IntN(len(vfs))]
+	for step := range 600 {
+		id := devices[random.IntN(len(devices))]
 		address, err := pci.ParseAddress(id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		what := []string{"igbvf", "vfio-pci", "uio_pci_generic", "", "gone", "links"}[random.IntN(6)]
-		switch what {
-		case "gone":
+		_, here := netdevs[id]
+		isVF := id[7:10] != ":00"
+		what := []string{"igbvf", "vfio-pci", "uio_pci_generic", "", "remade", "name", "pod", "pod", "link", "other link"}[random.IntN(10)]
+		switch {
+		case what == "remade":
 			pf := id[:7] + ":00.0"
 			tree.RemoveVFs(pf)
 			for _, vf := range vfs {
-				if vf[:7] == id[:7] {
-					tree.AddVF(pf, pcitest.Func{Address: vf, Vendor: "8086", Device: "10ca", Class: "020000", Driver: "igbvf"})
+				if vf[:7] != id[:7] {
+					continue
 				}
+				delete(links, netdevs[vf].Index)
+				delete(netdevs, vf)
+				tree.AddVF(pf, pcitest.Func{Address: vf, Vendor: "8086", Device: "10ca", Class: "020000", Driver: "igbvf"})
 			}
 			follows.event(pci.Change{Lost: true})
-		case "links":
-			links[random.IntN(40)] = netlinks.NodeLink{Name: "eth", Up: random.IntN(2) == 0, Addressed: []string{"", "it has one"}[random.IntN(2)]}
-			follows.lookAtLinks()
-		default:
+		case what == "name" && here:
+			vanish(id)
+			appear(id)
+			follows.event(pci.Change{Action: "move", Subsystem: "net", Address: address})
+		case what == "pod" && here:
+			vanish(id)
+			follows.event(pci.Change{Action: "remove", Subsystem: "net", Address: address})
+		case what == "pod":
+			appear(id)
+			follows.event(pci.Change{Action: "add", Subsystem: "net", Address: address})
+		case what == "link" && here:
+			l := links[netdevs[id].Index]
+			l.Up, l.Addressed, l.Uplink = random.IntN(2) == 0, []string{"", "it has one"}[random.IntN(2)], []string{"", "", "a route"}[random.IntN(3)]
+			links[netdevs[id].Index] = l
+		case what == "other link":
+			links[1] = netlinks.NodeLink{Name: "wlan0", Uplink: []string{"", "a route"}[random.IntN(2)]}
+		case isVF:
 			tree.Bind(id, what)
 			follows.event(bound(address))
 		}
 		follows.look()
+		scans.viewer.believed, scans.viewer.dropped = nil, true // everything is described anew
 		scans.lookAtAll()
 		scans.look()
 		got, _ := follows.Devices()
@@ -138,53 +173,7 @@ func TestChangesOneByOne(t *testing.T) {
 			t.Fatalf("step %d, %s of %s (-scanned +followed):\n%s", step, what, id, diff)
 		}
 	}
-	if s := follows.Stats(); s.Refreshes < 100 {
+	if s := follows.Stats(); s.Refreshes < 200 {
 		t.Errorf("it scanned: %+v", s)
 	}
-}
-
-// BenchmarkChange is one VF of 4,096 that gets another driver, from the kernel's event to the devices as they are then. It says
-// how many such changes take as long as one scan; see BenchmarkAssignChange of internal/offer for what comes after it.
-func BenchmarkChange(b *testing.B) {
-	tree, i := largeNode(b, 16, 256)
-	scan := cpu(b, func() {
-		if _, err := pci.Scan(tree.Root); err != nil {
-			b.Fatal(err)
-		}
-	})
-	devices, _ := i.Devices()
-	id := devices[200].ID
-	address, err := pci.ParseAddress(id)
-	if err != nil {
-		b.Fatal(err)
-	}
-	var handled time.Duration
-	for b.Loop() {
-		b.StopTimer()
-		driver := map[string]string{"iavf": "vfio-pci", "vfio-pci": "iavf"}[i.driver(id)]
-		tree.Bind(id, driver)
-		b.StartTimer()
-		handled += cpu(b, func() { i.event(bound(address)); i.look() })
-		if i.driver(id) != driver {
-			b.Fatal("the change was not seen")
-		}
-	}
-	b.ReportMetric(float64(handled)/float64(b.N), "cpu-ns/op")
-	b.ReportMetric(float64(scan), "cpu-ns/scan")
-	b.ReportMetric(float64(scan)*float64(b.N)/float64(handled), "changes/scan")
-}
-
-// cpu is the processor's time that something takes.
-func cpu(b *testing.B, do func()) time.Duration {
-	b.Helper()
-	used := func() time.Duration {
-		var u unix.Rusage
-		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-			b.Fatal(err)
-		}
-		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-	}
-	before := used()
-	do()
-	return used() - before
 }

@@ -3,7 +3,6 @@ package inventory
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -17,7 +16,7 @@ type Inventory struct {
 	root   string
 	log    *slog.Logger
 	rescan time.Duration
-	links  func() (map[int]netlinks.NodeLink, error)
+	links  Links
 
 	changed chan struct{} // of length 1: a new look is worth it
 
@@ -31,7 +30,6 @@ type Inventory struct {
 		sync.Mutex
 		addresses map[pci.Address]bool
 		all       bool
-		links     bool
 		wake      chan struct{} // of length 1
 	}
 
@@ -48,18 +46,35 @@ type Inventory struct {
 // program does not run in its network namespace, and the interfaces that are not known are not offered.
 const maxAgain = 20
 
+// fewAgain is how many such looks are nothing to worry about: what the kernel says of an interface comes shortly after the
+// interface itself. Then the links are all read, in case something was not heard.
+const fewAgain = 3
+
+// coalesce is how long a look waits after an event: one thing that happens makes several, over some milliseconds. VFs by the
+// hundred come over seconds, and are not waited for.
+const coalesce = 50 * time.Millisecond
+
 // Stats count what an Inventory did.
 type Stats struct {
-	Scans, Refreshes, Lost int
-	LastScan               time.Duration // how long it took
+	// Looks are how often something was said to have changed, or was looked at in any case. In a look there may be a scan of
+	// all functions, or a refresh of some.
+	Looks, Scans, Refreshes int
+	Lost                    int           // how often the kernel dropped events
+	LastScan                time.Duration // how long it took
 }
 
 // Options change what New makes; the zero value is right for a node.
 type Options struct {
 	// Rescan is the time between two scans that no event asked for; default 30 s.
 	Rescan time.Duration
-	// Links reads what interfaces mean to the node; default netlinks.NodeLinks.
-	Links func() (map[int]netlinks.NodeLink, error)
+	// Links says what interfaces mean to the node; default: netlinks.Links.
+	Links Links
+}
+
+// Links follows interfaces; see netlinks.Links.
+type Links interface {
+	Watch(ctx context.Context, changed func()) error
+	Update(all bool) (links map[int]netlinks.NodeLink, changed []int, err error)
 }
 
 // New makes an inventory of what is below root. It has nothing until Run has scanned.
@@ -69,7 +84,7 @@ func New(root string, log *slog.Logger, o Options) *Inventory {
 		i.rescan = 30 * time.Second
 	}
 	if i.links == nil {
-		i.links = netlinks.NodeLinks
+		i.links = &netlinks.Links{}
 	}
 	i.pending.addresses = map[pci.Address]bool{}
 	i.pending.wake = make(chan struct{}, 1)
@@ -107,7 +122,7 @@ func (i *Inventory) Run(ctx context.Context) {
 		i.keep(ctx, "the kernel's events", func() error { return pci.Watch(ctx, i.lookAtAll, i.event) })
 	})
 	wg.Go(func() {
-		i.keep(ctx, "changes of links", func() error { return netlinks.WatchNodeLinks(ctx, i.lookAtLinks) })
+		i.keep(ctx, "changes of links", func() error { return i.links.Watch(ctx, i.wake) })
 	})
 	i.lookAtAll()
 	ticker := time.NewTicker(i.rescan)
@@ -119,9 +134,7 @@ func (i *Inventory) Run(ctx context.Context) {
 		case <-ticker.C:
 			i.lookAtAll()
 		case <-i.pending.wake:
-			// One thing that happens makes several events, over some milliseconds: look once. VFs by the hundred come
-			// over seconds, and are not waited for.
-			if !pause(ctx, 50*time.Millisecond) {
+			if !pause(ctx, coalesce) {
 				return
 			}
 			i.look()
@@ -174,9 +187,6 @@ func (i *Inventory) event(c pci.Change) {
 			i.pending.all = i.pending.all || c.Action == "add"
 		}
 	}
-	if c.Subsystem == "net" {
-		i.pending.links = true
-	}
 	i.wake()
 }
 
@@ -190,27 +200,21 @@ func (i *Inventory) wake() {
 func (i *Inventory) lookAtAll() {
 	i.pending.Lock()
 	defer i.pending.Unlock()
-	i.pending.all, i.pending.links = true, true
-	i.wake()
-}
-
-func (i *Inventory) lookAtLinks() {
-	i.pending.Lock()
-	defer i.pending.Unlock()
-	i.pending.links = true
+	i.pending.all = true
 	i.wake()
 }
 
 // look reads again what may have changed. What cannot be read stays as it was, and the next look tries again.
 func (i *Inventory) look() {
 	i.pending.Lock()
-	addresses, all, links := i.pending.addresses, i.pending.all, i.pending.links
-	i.pending.addresses, i.pending.all, i.pending.links = map[pci.Address]bool{}, false, false
+	addresses, all := i.pending.addresses, i.pending.all
+	i.pending.addresses, i.pending.all = map[pci.Address]bool{}, false
 	i.pending.Unlock()
+	i.count(func(st *Stats) { st.Looks++ })
 
 	snapshot, err := i.scan(i.snapshot(), addresses, all)
-	if err == nil && (links || i.known == nil) {
-		err = i.readLinks()
+	if err == nil {
+		err = i.readLinks(all || i.again > fewAgain)
 	}
 	if err != nil {
 		i.tryAgain(err)
@@ -228,8 +232,12 @@ func (i *Inventory) look() {
 	i.again = 0
 	i.viewer.settle()
 	i.mu.Lock()
+	same := i.scanned && slices.Equal(devices, i.devices)
 	i.devices, i.latest, i.scanned = devices, snapshot, true
 	i.mu.Unlock()
+	if same {
+		return
+	}
 	select {
 	case i.changed <- struct{}{}:
 	default:
@@ -249,31 +257,26 @@ func (i *Inventory) tryAgain(err error) {
 	i.retry.Reset(time.Second)
 }
 
-// lookAgain asks for another look at the links, and at the functions that were odd.
+// lookAgain asks for another look at the functions that were odd.
 func (i *Inventory) lookAgain(snapshot *pci.Snapshot, odd []pci.Address) {
 	i.mu.Lock()
 	i.latest = snapshot
 	i.mu.Unlock()
 	i.pending.Lock()
 	defer i.pending.Unlock()
-	i.pending.links = true
 	for _, a := range odd {
 		i.pending.addresses[a] = true
 	}
 	i.wake()
 }
 
-func (i *Inventory) readLinks() error {
-	links, err := i.links()
+func (i *Inventory) readLinks(all bool) error {
+	links, changed, err := i.links.Update(all)
 	if err != nil {
 		return err
 	}
-	same := func(a, b netlinks.NodeLink) bool {
-		return a.Name == b.Name && a.Uplink == b.Uplink && a.Addressed == b.Addressed && a.Up == b.Up && slices.Equal(a.AltNames, b.AltNames)
-	}
-	if i.known == nil || !maps.EqualFunc(i.known, links, same) {
-		i.known, i.viewer.anew = links, true
-	}
+	i.known = links
+	i.viewer.touch(changed...)
 	return nil
 }
 

@@ -1,7 +1,9 @@
 package inventory
 
 import (
+	"context"
 	"log/slog"
+	"reflect"
 	"testing"
 
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
@@ -9,10 +11,34 @@ import (
 	"github.com/viaduct-sriov/viaduct/pkg/pci/pcitest"
 )
 
+// A fakeLinks reads links anew at each look, and says which changed and no more.
+type fakeLinks struct {
+	read func() map[int]netlinks.NodeLink
+	last map[int]netlinks.NodeLink
+}
+
+func (*fakeLinks) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+
+func (f *fakeLinks) Update(bool) (links map[int]netlinks.NodeLink, changed []int, err error) {
+	before := f.last
+	f.last = f.read()
+	for index, now := range f.last {
+		if was, ok := before[index]; !ok || !reflect.DeepEqual(was, now) {
+			changed = append(changed, index)
+		}
+	}
+	for index := range before {
+		if _, ok := f.last[index]; !ok {
+			changed = append(changed, index)
+		}
+	}
+	return f.last, changed, nil
+}
+
 // Events are followed by hand here: i.event is what the watch calls, i.look what Run calls a little later.
 func looked(tree pcitest.Tree) *Inventory {
 	i := New(tree.Root, slog.New(slog.DiscardHandler), Options{
-		Links: func() (map[int]netlinks.NodeLink, error) { return links(), nil },
+		Links: &fakeLinks{read: links},
 	})
 	i.lookAtAll()
 	i.look()

@@ -50,23 +50,31 @@ type viewer struct {
 	divided divided
 	now     func() time.Time
 
-	believed []*seen // of the last view that was settled: what did not change since then is not described anew
-	latest   []*seen // of the last view
-	anew     bool    // interfaces changed: everything has to be described anew
-	dropped  bool    // there may be memories of devices that are gone
+	believed []seen // of the last view that was settled: what did not change since then is not described anew
+	latest   []seen // of the last view
+	spare    []seen // of one that is past: the memory for the next
+	touched  []int  // interfaces that changed since then, sorted: the functions that have them are described anew
+	dropped  bool   // there may be memories of devices that are gone
+	// owners are the functions by the indexes of the interfaces that they had when they were described.
+	owners map[int]pci.Address
 }
 
-// A seen is one function of a snapshot, and what it was described as. It does not change once that is done.
+// A seen is one function of a snapshot, and what it was described as. A look at one change goes through thousands of them, so
+// they are one piece of memory, and what did not change is told by pointers alone.
 type seen struct {
 	function *pci.Device
 	pf       *pci.Device // nil: it has none
-	devices  []*Device   // the function, and its subfunctions
+	device   *Device     // the function
+	subs     []*Device   // its subfunctions
 	was      *pci.Device // the function at its address in the view before, if that has to be described anew
 	again    bool        // it has to be
 }
 
 func newViewer() *viewer {
-	return &viewer{devices: map[string]memory{}, pfNames: map[pci.Address][]string{}, uplinks: uplinks{}, divided: divided{}, now: time.Now}
+	return &viewer{
+		devices: map[string]memory{}, pfNames: map[pci.Address][]string{}, uplinks: uplinks{}, divided: divided{}, now: time.Now,
+		owners: map[int]pci.Address{},
+	}
 }
 
 // view describes every device of the snapshot, in its order, each function's subfunctions after it. A device that is as it was
@@ -75,80 +83,124 @@ func newViewer() *viewer {
 // before it removes them.
 func (v *viewer) view(s *pci.Snapshot, links map[int]netlinks.NodeLink) (devices []*Device, odd []pci.Address) {
 	all, stale := v.match(s)
-	for _, e := range all {
-		if e.again && (e.function.IsPF() || len(e.function.Subfunctions) > 0) {
+	for i := range all {
+		if e := &all[i]; e.again && (e.function.IsPF() || len(e.function.Subfunctions) > 0) {
 			v.notePF(e.function, links)
 		}
 	}
 	devices = make([]*Device, 0, len(v.believed)+len(v.believed)/8)
-	for i, e := range all {
-		if len(stale) > 0 && !e.again && slices.Contains(stale, e.pf) {
-			e = &seen{function: e.function, devices: e.devices, again: true}
-			all[i] = e
-		}
+	for i := range all {
+		e := &all[i]
+		e.again = e.again || len(stale) > 0 && slices.Contains(stale, e.pf)
 		if e.again && v.describe(e, s, links) {
 			odd = append(odd, e.function.Address)
 		}
-		devices = append(devices, e.devices...)
+		devices = append(append(devices, e.device), e.subs...)
 	}
-	v.latest, v.dropped = all, v.dropped || len(odd) > 0
+	v.latest, v.spare, v.dropped = all, all, v.dropped || len(odd) > 0
 	return devices, odd
 }
 
-// match finds what of the snapshot is as it was, and the functions that are no more, or not as they were: what was said of
-// their VFs does not hold either.
-func (v *viewer) match(s *pci.Snapshot) (all []*seen, stale []*pci.Device) {
-	all = make([]*seen, 0, len(s.Devices()))
-	old := v.believed
+// match finds what of the snapshot is as it was, and the functions that are no more, or not as they were, nor their port's
+// interface: what was said of their VFs does not hold either.
+func (v *viewer) match(s *pci.Snapshot) (all []seen, stale []*pci.Device) {
+	all = v.spare[:0]
+	old, touched := v.believed, v.touchedFunctions(s)
 	for _, d := range s.Devices() {
 		for len(old) > 0 && old[0].function != d && old[0].function.Address.Compare(d.Address) < 0 {
 			stale, old, v.dropped = append(stale, old[0].function), old[1:], true
 		}
-		var was *seen
-		if len(old) > 0 && (old[0].function == d || old[0].function.Address == d.Address) {
-			was, old = old[0], old[1:]
+		if len(old) == 0 || old[0].function != d && old[0].function.Address != d.Address {
+			all = append(all, seen{function: d, again: true})
+			continue
 		}
-		switch {
-		case was == nil:
-			was = &seen{function: d, again: true}
-		case was.function != d || was.again || v.anew:
-			if was.function != d {
-				stale, v.dropped = append(stale, was.function), v.dropped || len(was.devices) > 1
+		e := old[0]
+		old = old[1:]
+		if was := e.function; was != d {
+			stale, v.dropped = append(stale, was), v.dropped || len(e.subs) > 0
+			e.function, e.was, e.again = d, was, true
+		} else if slices.Contains(touched, d) {
+			if uplink, ok := d.Uplink(); ok && v.isTouched(uplink) {
+				stale = append(stale, d)
 			}
-			was = &seen{function: d, devices: was.devices, was: was.function, again: true}
+			e.again = true
 		}
-		all = append(all, was)
+		all = append(all, e)
 	}
-	for _, e := range old {
-		stale, v.dropped = append(stale, e.function), true
+	for i := range old {
+		stale, v.dropped = append(stale, old[i].function), true
 	}
 	return all, stale
+}
+
+// touch notes that interfaces changed.
+func (v *viewer) touch(indexes ...int) {
+	v.touched = append(v.touched, indexes...)
+	slices.Sort(v.touched)
+	v.touched = slices.Compact(v.touched)
+}
+
+func (v *viewer) isTouched(n pci.Netdev) bool {
+	_, touched := slices.BinarySearch(v.touched, n.Index)
+	return touched
+}
+
+// touchedFunctions are those that have an interface that changed, or had it.
+func (v *viewer) touchedFunctions(s *pci.Snapshot) (functions []*pci.Device) {
+	for _, index := range v.touched {
+		if a, known := v.owners[index]; known {
+			functions = append(functions, s.Device(a))
+		}
+	}
+	return functions
 }
 
 // describe makes the devices of a function, and reports whether it is odd: see view.
 func (v *viewer) describe(e *seen, s *pci.Snapshot, links map[int]netlinks.NodeLink) (odd bool) {
 	d := e.function
-	unknown := func(n pci.Netdev) bool { _, ok := links[n.Index]; return !ok }
-	odd = e.was != nil && e.was.IsVF() && !d.IsVF() || slices.ContainsFunc(functionNetdevs(d), unknown)
-	e.pf = s.PF(d)
-	devices := append(make([]*Device, 0, 1+len(d.Subfunctions)), v.function(e.pf, d, links))
-	for i := range d.Subfunctions {
-		sf := &d.Subfunctions[i]
-		odd = odd || slices.ContainsFunc(subfunctionNetdevs(sf), unknown)
-		devices = append(devices, v.subfunction(d, sf, links))
-	}
-	// What is said of an interface that carried the node's traffic, or of a function that was divided, holds for a time.
-	e.again = odd || d.IsVF() && e.pf == nil
-	for i, device := range devices {
-		_, wasUplink := v.uplinks[device.ID]
-		_, wasDivided := v.divided[device.ID]
-		e.again = e.again || wasUplink || wasDivided
-		if i < len(e.devices) && reflect.DeepEqual(e.devices[i], device) {
-			devices[i] = e.devices[i]
+	odd = e.was != nil && e.was.IsVF() && !d.IsVF()
+	own := func(netdevs []pci.Netdev) {
+		for _, n := range netdevs {
+			v.owners[n.Index] = d.Address
+			_, known := links[n.Index]
+			odd = odd || !known
 		}
 	}
-	e.devices, e.was = devices, nil
+	own(functionNetdevs(d))
+	e.pf = s.PF(d)
+	device := v.function(e.pf, d, links)
+	e.again = v.remembers(device.ID) || d.IsVF() && e.pf == nil
+	e.device = unlessSame(e.device, device)
+	before := e.subs
+	e.subs = nil
+	for i := range d.Subfunctions {
+		sf := &d.Subfunctions[i]
+		own(subfunctionNetdevs(sf))
+		device := v.subfunction(d, sf, links)
+		e.again = e.again || v.remembers(device.ID)
+		if i < len(before) {
+			device = unlessSame(before[i], device)
+		}
+		e.subs = append(e.subs, device)
+	}
+	e.again, e.was = e.again || odd, nil
 	return odd
+}
+
+// unlessSame gives the old one if nothing about it is new.
+func unlessSame(old, now *Device) *Device {
+	if reflect.DeepEqual(old, now) {
+		return old
+	}
+	return now
+}
+
+// remembers reports whether something is said of a device that holds for a time only: that an interface of its carried the
+// node's traffic, or that it was divided.
+func (v *viewer) remembers(id string) bool {
+	_, wasUplink := v.uplinks[id]
+	_, wasDivided := v.divided[id]
+	return wasUplink || wasDivided
 }
 
 // notePF keeps a PF's names while its interface is not to be seen, so that its VFs do not change pools.
@@ -162,19 +214,22 @@ func (v *viewer) notePF(d *pci.Device, links map[int]netlinks.NodeLink) {
 
 // settle is to be called when the devices of the last view are believed.
 func (v *viewer) settle() {
-	v.believed, v.latest, v.anew = v.latest, nil, false
+	v.believed, v.latest, v.spare, v.touched = v.latest, nil, v.believed, v.touched[:0]
 	if !v.dropped {
 		return
 	}
 	v.dropped = false
 	here, functions := map[string]bool{}, map[pci.Address]bool{}
-	for _, e := range v.believed {
+	for i := range v.believed {
+		e := &v.believed[i]
 		functions[e.function.Address] = true
-		for _, d := range e.devices {
+		here[e.device.ID] = true
+		for _, d := range e.subs {
 			here[d.ID] = true
 		}
 	}
 	maps.DeleteFunc(v.devices, func(id string, _ memory) bool { return !here[id] })
+	maps.DeleteFunc(v.owners, func(_ int, a pci.Address) bool { return !functions[a] })
 	maps.DeleteFunc(v.pfNames, func(a pci.Address, _ []string) bool { return !functions[a] })
 }
 

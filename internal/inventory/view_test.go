@@ -25,7 +25,9 @@ func view(t *testing.T, v *viewer, tree pcitest.Tree, links map[int]netlinks.Nod
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.anew = true // the tests change links at will
+	for index := range 100 {
+		v.touch(index) // the tests change links at will
+	}
 	devices, odd := v.view(snapshot, links)
 	if odd != nil {
 		t.Errorf("odd: %v", odd)

@@ -2,17 +2,15 @@ package netlinks
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,10 +28,19 @@ func inNewNetns(t *testing.T) {
 func ip(t *testing.T, commands ...string) {
 	t.Helper()
 	for _, c := range commands {
-		if out, err := exec.CommandContext(t.Context(), "ip", strings.Fields(c)...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %s: %v\n%s", c, err, out)
+		if err := tryIP(t, c); err != nil {
+			t.Fatal(err)
 		}
 	}
+}
+
+func tryIP(t *testing.T, command string) error {
+	t.Helper()
+	// Not the test's context: a test's clean-up is after its end.
+	if out, err := exec.CommandContext(context.Background(), "ip", strings.Fields(command)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w\n%s", command, err, out)
+	}
+	return nil
 }
 
 type uplinkTest struct {
@@ -139,12 +146,12 @@ func TestNodeLinks(t *testing.T) {
 
 // Behind Open vSwitch every NIC counts, and says always the same.
 func TestOpenVSwitch(t *testing.T) {
-	link := func(index, master int, kind, name string) netlink.Link {
-		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index, MasterIndex: master, Name: name, NetNsID: -1}, LinkType: kind}
-	}
-	links := []netlink.Link{
-		link(1, 0, openVSwitch, "ovs-system"), link(2, 0, openVSwitch, "br-ex"), link(3, 1, "", "nic1"), link(4, 1, "", "nic2"),
-		link(5, 0, "", "nic3"),
+	g := newGraph()
+	for index, i := range map[int]iface{
+		1: {kind: openVSwitch, NodeLink: NodeLink{Name: "ovs-system"}}, 2: {kind: openVSwitch, NodeLink: NodeLink{Name: "br-ex"}},
+		3: {master: 1, NodeLink: NodeLink{Name: "nic1"}}, 4: {master: 1, NodeLink: NodeLink{Name: "nic2"}}, 5: {NodeLink: NodeLink{Name: "nic3"}},
+	} {
+		g.set(index, &i)
 	}
 	for start, want := range map[int]map[string]string{
 		2: {
@@ -153,13 +160,10 @@ func TestOpenVSwitch(t *testing.T) {
 		3: {"nic1": "why", "nic2": "Open vSwitch switches between it and nic1: why"},
 		5: {"nic3": "why"},
 	} {
-		g := newGraph(links)
-		g.mark(start, "why", setUplink)
+		g.routes = []root{{start, "why"}}
 		got := map[string]string{}
-		for _, l := range g.links {
-			if l.Uplink != "" {
-				got[l.Name] = l.Uplink
-			}
+		for index, m := range g.mark() {
+			got[g.links[index].Name] = m.uplink
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("from %d (-want +got):\n%s", start, diff)
@@ -198,75 +202,4 @@ func TestAltNames(t *testing.T) {
 		}
 	}
 	t.Error("nic1 is not there")
-}
-
-func TestWatchNodeLinks(t *testing.T) {
-	inNewNetns(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	changed := make(chan struct{}, 100)
-	done := make(chan error, 1)
-	ready := make(chan struct{})
-	var namespace int
-	namespace, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(namespace, unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		close(ready)
-		done <- WatchNodeLinks(ctx, func() { changed <- struct{}{} })
-	}()
-	<-ready
-	// The watcher subscribes some time after ready: one change may come too early, one of many does not.
-	for i := 0; ; i++ {
-		ip(t, "link add nic1 type veth peer name far1", "link del nic1")
-		select {
-		case <-changed:
-		case err := <-done:
-			t.Fatalf("watch ended: %v", err)
-		default:
-			if ctx.Err() == nil {
-				continue
-			}
-			t.Fatal("no change seen")
-		}
-		break
-	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Errorf("watch ended with %v", err)
-	}
-}
-
-// The kernel drops messages that the socket has no room for: that counts as a change, and the watch goes on.
-func TestFollowWhenMessagesAreLost(t *testing.T) {
-	inNewNetns(t)
-	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	if err := socket.SetReceiveBufferSize(1, false); err != nil { // the kernel makes a few kilobytes of it
-		t.Fatal(err)
-	}
-	ip(t, "link add nic1 type veth peer name far1", "link add nic2 type veth peer name far2", "link set nic1 up")
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	changes := 0
-	err = follow(ctx, socket, func() {
-		if changes++; changes == 1 {
-			// The socket was overrun, and has room again.
-			ip(t, "link set nic2 up")
-			return
-		}
-		cancel()
-	})
-	if err != nil || changes < 2 {
-		t.Errorf("%d changes, and %v", changes, err)
-	}
 }

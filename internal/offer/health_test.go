@@ -19,10 +19,7 @@ func TestHealthRecovers(t *testing.T) {
 	// The real one, since it remembers what a device was before it lost its driver.
 	inv := inventory.New(n.tree.Root, slog.New(slog.DiscardHandler), inventory.Options{
 		Rescan: 20 * time.Millisecond,
-		Links: func() (map[int]netlinks.NodeLink, error) {
-			carrier, err := os.ReadFile(filepath.Join(n.tree.Root, n.tree.Dir("0000:02:00.0"), "net/ens2/carrier"))
-			return map[int]netlinks.NodeLink{4: {Name: "ens2", Up: string(carrier) == "1\n"}, 5: {Name: "ens2v0"}, 6: {Name: "ens2v1"}}, err
-		},
+		Links:  carrier(filepath.Join(n.tree.Root, n.tree.Dir("0000:02:00.0"), "net/ens2/carrier")),
 	})
 	n.inventory = inv
 	ctx, cancel := context.WithCancel(t.Context())
@@ -67,4 +64,14 @@ func TestHealthRecovers(t *testing.T) {
 			n.tells("/metrics", `health="unhealthy",pf="0000:02:00.0",reason="`+s.reason)
 		}
 	}
+}
+
+// A carrier is the file that says whether the PF's interface has it, for want of a kernel that does.
+type carrier string
+
+func (carrier) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+
+func (c carrier) Update(bool) (links map[int]netlinks.NodeLink, changed []int, err error) {
+	up, err := os.ReadFile(string(c))
+	return map[int]netlinks.NodeLink{4: {Name: "ens2", Up: string(up) == "1\n"}, 5: {Name: "ens2v0"}, 6: {Name: "ens2v1"}}, []int{4}, err
 }
