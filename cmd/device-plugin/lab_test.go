@@ -100,6 +100,11 @@ func start(t *testing.T, config string) *testNode {
 			t.Errorf("it ended with %v", err)
 		}
 	})
+	// A kubelet that has just started is asked twice what pods have: what is measured later is not to have that in it.
+	kubelettest.Eventually(t, "it offers what there is", func() bool {
+		said := n.get("/readyz")
+		return said != "" && !strings.Contains(said, "waiting for")
+	})
 	return n
 }
 
