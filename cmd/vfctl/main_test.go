@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
+	"github.com/viaduct-sriov/viaduct/pkg/pci/pcitest"
 )
 
 // vfctl runs the program's root command and returns what it prints.
@@ -127,6 +128,40 @@ func TestRefusesArguments(t *testing.T) {
 			_, err := vfctl(t, strings.Fields(tt.args)...)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+// The shell is told what can follow: commands, VFs by address with what they are, and formats.
+func TestCompletions(t *testing.T) {
+	tree := pcitest.New(t)
+	tree.AddIGB("02", "ens2", 4, 2)
+	tests := map[string]struct {
+		args []string
+		want []string // how lines begin
+	}{
+		"commands":      {[]string{"re"}, []string{"report", "restore"}},
+		"a VF":          {[]string{"show", "--root", tree.Root, "0000:02:10"}, []string{"0000:02:10.0", "0000:02:10.2"}},
+		"no second VF":  {[]string{"restore", "--root", tree.Root, "0000:02:10.0", ""}, nil},
+		"output format": {[]string{"list", "-o", ""}, []string{"text", "json"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			out, err := vfctl(t, append([]string{"__complete"}, tt.args...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for line := range strings.Lines(out) {
+				word, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
+				if strings.HasPrefix(word, ":") {
+					break // what the shell is to do with it
+				}
+				got = append(got, word)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("%s\n%s", diff, out)
 			}
 		})
 	}

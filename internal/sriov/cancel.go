@@ -46,7 +46,7 @@ func (p *Plugin) leaveMark(c *call, address pci.Address) error {
 
 // dropMark removes what a DEL left for an earlier ADD. It comes before the record names the new owner: what comes after is
 // for the new one.
-func (d *device) dropMark() { _ = os.Remove(d.p.markPath(d.key())) }
+func (d *device) dropMark() { _ = unix.Unlink(d.p.markPath(d.key())) }
 
 // untilCancelled is ctx that ends, too, when a DEL leaves its mark.
 func (d *device) untilCancelled(ctx context.Context, c *call) (context.Context, context.CancelFunc) {

@@ -14,6 +14,10 @@ import (
 // maxPeak is the memory that one call may take, in KiB: a node starts many at once. hack/size holds the binary.
 const maxPeak = 12_000_000 / 1024
 
+// maxCalls is how many calls a verb may make itself that change something or cost much, as the tracer counts them: what the
+// time of an ADD depends on, without a clock. Forks are counted apart: the kernel starts one anew that a signal interrupts.
+var maxCalls = map[string]int{"ADD": 32, "DEL": 23}
+
 // The bar of an ADD and a DEL: what they ask of the kernel. Counts cannot be noisy. Two writes of the record are intent and
 // outcome, and no fsync: see DefaultRecords.
 func TestCounts(t *testing.T) {
@@ -27,7 +31,19 @@ func TestCounts(t *testing.T) {
 		if err != nil || tr.Status.ExitStatus() != 0 {
 			t.Fatalf("%s: %v: %s", verb, err, s.log.Bytes())
 		}
-		t.Logf("%s: %d KiB at most, %v", verb, tr.Peak, tr.Calls)
+		own := 0
+		for _, c := range tr.Calls {
+			if name := c.String(); name != "fork" && !strings.HasSuffix(name, " by a child") {
+				own++
+			}
+		}
+		t.Logf("%s: %d KiB at most, %d calls of its own: %v", verb, tr.Peak, own, tr.Calls)
+		if own > maxCalls[verb] {
+			t.Errorf("%s made %d calls that change or cost something, more than %d", verb, own, maxCalls[verb])
+		}
+		if line := map[string]string{"ADD": "VF is in the pod", "DEL": "done with DEL"}[verb]; strings.Count(s.log.String(), line) != 1 {
+			t.Errorf("the log of a good %s does not say once %q: %s", verb, line, s.log.Bytes())
+		}
 		if tr.Peak == 0 || tr.Peak > maxPeak {
 			t.Errorf("%s had %d KiB in memory, more than %d", verb, tr.Peak, maxPeak)
 		}

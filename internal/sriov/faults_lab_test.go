@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
@@ -144,6 +145,39 @@ func TestIPAMHangs(t *testing.T) {
 	c := p.conf(d, conf{"vlan": 5, "ipam": conf{"type": "test-ipam", "hang": "ADD", "until": "/nowhere"}})
 	plugin, _ := inProcess()
 	wantCode(t, plugin.Add(t.Context(), p.call("ADD", c).cmdArgs(t)), 11, "test-ipam")
+	if err := n.leftovers(d, before); err != nil {
+		t.Error(err)
+	}
+	noProcess(t, "test-ipam")
+}
+
+// One that hangs when it is to release addresses keeps neither the pod's end nor its VF for ever.
+func TestIPAMHangsAtDel(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	p, next := n.newPod(), n.newPod()
+	until := filepath.Join(t.TempDir(), "go-on")
+	c := p.conf(d, conf{"vlan": 5, "ipam": conf{"type": "test-ipam", "hang": "DEL", "until": until, "addresses": []string{"10.9.0.8/24"}}})
+	p.call("ADD", c).must(t)
+	plugin, _ := inProcess()
+	wantCode(t, plugin.Del(t.Context(), p.call("DEL", c).cmdArgs(t)), 11, "test-ipam")
+	if diff := cmp.Diff(before, n.state(d)); diff != "" || len(openRecords(t)) != 1 {
+		t.Errorf("after DEL, with open records %v: %s", openRecords(t), diff)
+	}
+	p.kill()
+	for _, verb := range []func(context.Context, *skel.CmdArgs) error{plugin.Add, plugin.Del} {
+		if err := verb(t.Context(), next.call("", next.conf(d, nil)).cmdArgs(t)); err != nil {
+			t.Errorf("the next pod: %v", err)
+		}
+	}
+	if len(owing(t)) != 1 {
+		t.Errorf("records that owe the lease: %v", owing(t))
+	}
+	if err := os.WriteFile(until, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.call("DEL", c).must(t)
 	if err := n.leftovers(d, before); err != nil {
 		t.Error(err)
 	}

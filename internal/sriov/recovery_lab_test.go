@@ -21,7 +21,7 @@ func del(s *site) error { return s.call("DEL") }
 func scenarios() []scenario {
 	return []scenario{
 		{name: "ADD", verb: "ADD"},
-		{name: "DEL", verb: "DEL", before: add},
+		{name: "DEL", verb: "DEL", before: func(s *site) error { return errors.Join(add(s), dirty(s)) }},
 		{name: "ADD with vfio-pci", rare: true, verb: "ADD", dpdk: true},
 		{name: "DEL with vfio-pci", rare: true, verb: "DEL", dpdk: true, before: add},
 		{name: "ADD that fails", rare: true, sampled: true, verb: "ADD", more: conf{"ipam": conf{"type": "test-ipam", "fail": "ADD"}}},
@@ -55,6 +55,9 @@ func scenarios() []scenario {
 			}
 			if want := s.was.Netdev; dev.MAC != want.MAC || dev.Name != want.Name {
 				s.ip("link", "set", dev.Name, "address", want.MAC.String(), "name", want.Name)
+			}
+			if len(dev.AltNames) == 0 && len(s.was.Netdev.AltNames) > 0 {
+				s.ip("link", "property", "add", "dev", s.was.Netdev.Name, "altname", s.was.Netdev.AltNames[0])
 			}
 			return nil
 		}},

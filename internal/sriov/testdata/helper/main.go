@@ -55,10 +55,16 @@ func ipam() error {
 			return err
 		}
 	case "GC": // of everything
-		if err := os.RemoveAll(leases); err != nil {
+		all, err := filepath.Glob(leases + "/*")
+		if err != nil {
 			return err
 		}
-		return os.Mkdir(leases, 0o700)
+		for _, lease := range all { // not the folder: it may be killed before it could make it anew
+			if err := os.Remove(lease); err != nil {
+				return err
+			}
+		}
+		return nil
 	case "DEL":
 		if err := os.Remove(lease); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
