@@ -89,7 +89,7 @@ check-reproducible: image-all ## the image for all architectures, built again el
 # A process with the race detector sleeps a second when it exits, and tests start hundreds of themselves as CNI plugins.
 .PHONY: test-unit
 test-unit: setup-go ## tests that need no VM, with the race detector (which needs gcc: installed if missing)
-	hack/setup gcc nft
+	hack/setup gcc nft ip
 	GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) -timeout 30m ./...
 	go test -C test/deploy -shuffle=on -count=$(COUNT) -timeout 30m ./...
 
@@ -97,14 +97,15 @@ test-unit: setup-go ## tests that need no VM, with the race detector (which need
 VMS ?= 2
 
 .PHONY: test-lab
-test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers
+test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers, and of that VM
 	@[ -n "$(call tagged,lab)" ] || { echo "no package has lab tests: that cannot be right"; exit 1; }
-	go test -tags lab -p $(VMS) -count=$(COUNT) -timeout 60m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
+	go test -tags labhost -count=$(COUNT) -timeout $$((10*$(COUNT)))m ./test/lab/vm
+	go test -tags lab -p $(VMS) -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
 
 .PHONY: test-cluster
 test-cluster: image bin/cluster ## tests on a real kubelet, containerd and API server in that VM
 	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
-	go test -tags cluster -p 1 -count=$(COUNT) -timeout 60m $(call tests,cluster) -exec '$(CLUSTER)' $(call tagged,cluster)
+	go test -tags cluster -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -exec '$(CLUSTER)' $(call tagged,cluster)
 
 .PHONY: fuzz
 fuzz: setup-go ## every fuzz target, FUZZTIME (10s) each

@@ -22,7 +22,8 @@ func TestPodGetsVF(t *testing.T) {
 	t.Run("PF entry", func(t *testing.T) {
 		now := mustLook(t).VFs[address]
 		want := baseline.VFs[address]
-		want.Entry.MAC, want.Entry.VLAN, want.Entry.QoS, want.Entry.SpoofCheck = mac, 100, 3, true
+		// All unlike what igb gives a VF by itself.
+		want.Entry.MAC, want.Entry.VLAN, want.Entry.QoS, want.Entry.SpoofCheck, want.Entry.Trust = mac, 100, 3, false, true
 		want.Link = nil // it is in the pod
 		if diff := cmp.Diff(want, now); diff != "" {
 			t.Errorf("VF %s (-want +got):\n%s", address, diff)

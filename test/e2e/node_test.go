@@ -79,15 +79,19 @@ func lookAtVF(address string) (vf, error) {
 	if err != nil {
 		return vf{}, fmt.Errorf("read PF %s: %w", pf, err)
 	}
-	v := vf{PF: pf, Index: index}
+	v, found := vf{PF: pf, Index: index}, false
 	for _, e := range link.Attrs().Vfs {
 		if e.ID == index {
+			found = true
 			v.Entry = vfEntry{
 				MAC: e.Mac.String(), VLAN: e.Vlan, QoS: e.Qos, VLANProto: e.VlanProto, SpoofCheck: e.Spoofchk,
 				Trust: e.Trust != 0, LinkState: e.LinkState, MinRate: e.MinTxRate, MaxRate: e.MaxTxRate,
 				Rate: uint32(e.TxRate), RSSOn: e.RssQuery,
 			}
 		}
+	}
+	if !found {
+		return vf{}, fmt.Errorf("PF %s has no entry of VF %d", pf, index)
 	}
 	v.Link, err = vfNetdev(address)
 	return v, err

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -56,7 +58,18 @@ func (c Config) report(ctx context.Context, w io.Writer) {
 	for _, name := range []string{"kube-proxy", "containerd", "kubelet"} {
 		fmt.Fprintf(w, "=== %s\n%s\n", name, process.Tail(filepath.Join(logs, name+".log"), 40))
 	}
-	fmt.Fprintln(w, "===")
+	fmt.Fprintf(w, "=== kernel\n%s\n===\n", kernelLog(ctx))
+}
+
+// kernelLog is the end of the kernel's messages: where igb and igbvf complain.
+func kernelLog(ctx context.Context) string {
+	const lines = 40
+	out, err := exec.CommandContext(ctx, "dmesg").Output()
+	if err != nil {
+		return fmt.Sprintf("  (dmesg: %v)", err)
+	}
+	all := strings.Split(strings.TrimSpace(string(out)), "\n")
+	return "  " + strings.Join(all[max(0, len(all)-lines):], "\n  ")
 }
 
 func reportPods(ctx context.Context, w io.Writer, admin *api.Client) {
