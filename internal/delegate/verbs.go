@@ -2,8 +2,11 @@ package delegate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -31,12 +34,45 @@ func (r *Runner) Check(ctx context.Context, sb Sandbox) error {
 	if !rec.alive() {
 		return types.NewError(types.ErrInvalidNetNS, "the sandbox's network namespace "+rec.Netns.Path+" is gone", "")
 	}
+	// What a plugin said of default routes holds no more once a network's default-route has replaced them.
+	moved := slices.ContainsFunc(rec.Attachments, func(a Attached) bool { return a.DefaultRoute != nil })
 	for i := range rec.Attachments {
+		if moved {
+			rec.Attachments[i].Result = withoutDefaultRoutes(rec.Attachments[i].Result)
+		}
 		if err := r.checkOne(ctx, rec, &rec.Attachments[i]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// withoutDefaultRoutes leaves the default routes out of a result.
+func withoutDefaultRoutes(result json.RawMessage) json.RawMessage {
+	var all map[string]json.RawMessage
+	var routes []json.RawMessage
+	if json.Unmarshal(result, &all) != nil || json.Unmarshal(all["routes"], &routes) != nil {
+		return result // it has none
+	}
+	routes = slices.DeleteFunc(routes, func(raw json.RawMessage) bool {
+		var route struct {
+			Dst string `json:"dst"`
+		}
+		dst, err := netip.Prefix{}, json.Unmarshal(raw, &route)
+		if err == nil {
+			dst, err = netip.ParsePrefix(route.Dst)
+		}
+		return err == nil && dst.Bits() == 0
+	})
+	data, err := json.Marshal(routes)
+	if err != nil {
+		return result // what was decoded can be encoded
+	}
+	all["routes"] = data
+	if data, err = json.Marshal(all); err != nil {
+		return result
+	}
+	return data
 }
 
 func (r *Runner) checkOne(ctx context.Context, rec *Record, a *Attached) error {

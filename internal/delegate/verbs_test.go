@@ -14,6 +14,32 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
+// Plugins look for the routes of their results, and a network's default-route has replaced the default ones among these.
+func TestCheckAfterDefaultRoute(t *testing.T) {
+	n := newNode(t)
+	if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments(network.Attachment{Name: "shop/one", Config: n.chain("one", "1.0.0", "rec-b")}))); err != nil {
+		t.Fatal(err)
+	}
+	const result = `{"cniVersion":"1.0.0","routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"},{"dst":"10.9.0.0/16"},{"dst":"::/0"},{"dst":"odd"}]}`
+	for moved, want := range map[bool]string{false: result, true: `{"cniVersion":"1.0.0","routes":[{"dst":"10.9.0.0/16"},{"dst":"odd"}]}`} {
+		rec := n.record("c1")
+		rec.Attachments[0].Result, rec.Attachments[1].DefaultRoute = []byte(result), nil
+		if moved {
+			rec.Attachments[1].DefaultRoute = []string{"192.0.2.1"}
+		}
+		if err := n.Records.Write("c1", rec); err != nil {
+			t.Fatal(err)
+		}
+		before := len(n.trace())
+		if err := n.Check(t.Context(), n.sandbox("c1")); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(delegatetest.Calls(t, n.journal)[before].Stdin["prevResult"]); got != want {
+			t.Errorf("with a default-route elsewhere %v, CHECK got the prevResult %s, want %s", moved, got, want)
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	n := newNode(t)
 	if err := n.Check(t.Context(), n.sandbox("c1")); err == nil || CNIError(network.Pod{}, err).Code != types.ErrUnknownContainer {

@@ -60,7 +60,7 @@ func TestShortFormRefuses(t *testing.T) {
 		"no name":                   {"ns/", []string{"names no network"}},
 		"a namespace with a dot":    {"a.b/c", []string{"not a namespace"}},
 		"a path":                    {"../etc", []string{`".."`}},
-		"an interface with a slash": {"a@x/y", []string{`"x/y"`, "interface"}},
+		"an interface with a slash": {"a@x/y", []string{`"x/y"`, "network shop/a", "[0].interface"}},
 		"an empty interface":        {"a@", []string{"interface"}},
 		"a long interface":          {"a@abcdefghijklmnop", []string{"1 to 15"}},
 		"an escape":                 {"a@\x1b[2J", []string{`\x1b`}},

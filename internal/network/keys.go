@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -83,6 +84,14 @@ func readDefaultRoute(s *Selection, raw json.RawMessage) *Error {
 	if err != nil {
 		return err
 	}
+	// One gateway twice is one route.
+	seen := map[netip.Addr]bool{}
+	gateways = slices.DeleteFunc(gateways, func(g string) bool {
+		addr := netip.MustParseAddr(g).Unmap()
+		again := seen[addr]
+		seen[addr] = true
+		return again
+	})
 	s.DefaultRoute = gateways // empty and not nil: whatever default route the plugins set
 	return nil
 }

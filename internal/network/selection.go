@@ -87,12 +87,6 @@ func parseShort(item, namespace string) (Selection, *Error) {
 	const form = "write [namespace/]name[@interface]"
 	s := Selection{Namespace: namespace}
 	rest, ifName, named := strings.Cut(item, "@")
-	if named {
-		if err := checkIfName(ifName); err != nil {
-			return s, err
-		}
-		s.IfName = ifName
-	}
 	before, after, found := strings.Cut(rest, "/")
 	s.Name = before
 	if found {
@@ -104,7 +98,16 @@ func parseShort(item, namespace string) (Selection, *Error) {
 	if err := checkNamespace(s.Namespace); err != nil {
 		return s, err
 	}
-	return s, checkName(s.Name)
+	if err := checkName(s.Name); err != nil {
+		return s, err
+	}
+	if named {
+		if err := checkIfName(ifName); err != nil {
+			return s, err.at("interface").of(Pod{}, s.Network())
+		}
+		s.IfName = ifName
+	}
+	return s, nil
 }
 
 func parseJSONForm(value []byte, namespace string) ([]Selection, error) {

@@ -165,6 +165,9 @@ func TestStandardDefaultRoute(t *testing.T) {
 	for _, unfit := range []string{"0.0.0.0", "::", "127.0.0.1", "::1", "224.0.0.1", "ff02::2", "255.255.255.255", "::ffff:0.0.0.0", "fe80::1%eth0"} {
 		wantReasons(t, "default-route", map[string]Reason{`["` + unfit + `"]`: BadIP})
 	}
+	if got := attached(t, `"default-route":["192.0.2.1","2001:db8::1","::ffff:192.0.2.1","192.0.2.1"]`, bridgeConf).DefaultRoute; !cmp.Equal(got, []string{"192.0.2.1", "2001:db8::1"}) {
+		t.Errorf("a gateway twice: got %v", got)
+	}
 	if got := attached(t, `"default-route":["fe80::1"]`, bridgeConf).DefaultRoute; !cmp.Equal(got, []string{"fe80::1"}) {
 		t.Errorf("a router's link-local address: got %v", got)
 	}
