@@ -112,9 +112,9 @@ fuzz: setup-go ## every fuzz target, FUZZTIME (10s) each
 	hack/fuzz $(FUZZTIME)
 
 .PHONY: bench
-bench: build bin/lab ## every benchmark; those of the VF path run in the lab, as ratios to the bare kernel's time
+bench: build bin/lab ## every benchmark; those of the VF path run in the lab, with two CPUs as a node has, as ratios to the bare kernel's time
 	go test -run '^$$' -bench . -benchmem ./cmd/... ./internal/... ./pkg/...
-	go test -tags lab -v -run '^$$' -bench . -timeout 60m -exec '$(LAB)' ./test/bench/...
+	go test -tags lab -v -run '^$$' -bench . -timeout 60m -exec '$(CURDIR)/bin/lab run --cpus 2 --' ./test/bench/...
 
 .PHONY: crash
 crash: build bin/lab bin/sriov-helper ## SIGKILL at every point of the VF path, each with every recovery, and a reboot; 500 pods on 8 VFs
