@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -94,6 +97,14 @@ func TestUninstallWaitsForPods(t *testing.T) {
 		if data, err := os.ReadFile(filepath.Join(dir, path)); err != nil || string(data) != text {
 			t.Errorf("%s was touched: %v", path, err)
 		}
+	}
+	interrupted, interrupt := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer interrupt()
+	root := newRoot()
+	root.SetArgs(append(args, "--wait", "1h"))
+	root.SetErr(io.Discard)
+	if err := root.ExecuteContext(interrupted); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("interrupted, it says %v", err)
 	}
 	freed := make(chan error, 1)
 	go func() {

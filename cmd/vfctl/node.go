@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -130,7 +131,7 @@ func (o *options) detached(cmd *cobra.Command, wait time.Duration) error {
 		return err
 	}
 	said := ""
-	for until := time.Now().Add(wait); ; time.Sleep(500 * time.Millisecond) {
+	for until := time.Now().Add(wait); ; {
 		left, err := n.Attached()
 		if err != nil || len(left) == 0 {
 			return err
@@ -142,6 +143,11 @@ func (o *options) detached(cmd *cobra.Command, wait time.Duration) error {
 		if now := strings.Join(left, "\n  "); now != said {
 			said = now
 			fmt.Fprintf(cmd.ErrOrStderr(), "waiting for these to go:\n  %s\n", now)
+		}
+		select {
+		case <-cmd.Context().Done():
+			return fmt.Errorf("wait for the last pod: %w", context.Cause(cmd.Context()))
+		case <-time.After(500 * time.Millisecond):
 		}
 	}
 }

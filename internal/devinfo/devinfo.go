@@ -227,10 +227,7 @@ func (d Dir) Remove(path string) error {
 	if err != nil || !filepath.IsLocal(rel) || !strings.HasSuffix(rel, fileSuffix) {
 		return fmt.Errorf("%w: %s is no file below %s", ErrName, path, d.root())
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove device-info: %w", err)
-	}
-	return nil
+	return remove(path)
 }
 
 // RemoveOfPod removes the attachment's file that goes by this whole name, which Multus gives no ending. One that is not there
@@ -239,7 +236,11 @@ func (d Dir) RemoveOfPod(file string) error {
 	if file != filepath.Base(file) || !filepath.IsLocal(file) || file == "." {
 		return fmt.Errorf("%w: %q", ErrName, file)
 	}
-	if err := os.Remove(filepath.Join(d.root(), "cni", file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return remove(filepath.Join(d.root(), "cni", file))
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove device-info: %w", err)
 	}
 	return nil

@@ -66,7 +66,7 @@ func At(path string) (*network.Definition, error) {
 	info, err := os.Stat(path)
 	if err == nil && info.IsDir() {
 		var paths []string
-		if paths, err = list(path, ".conf", ".conflist", ".json"); len(paths) > 0 {
+		if paths, err = List(path); len(paths) > 0 {
 			path = paths[0]
 		} else if err == nil {
 			return nil, nil //nolint:nilnil // nil is the answer
@@ -84,6 +84,10 @@ func At(path string) (*network.Definition, error) {
 	}
 	return network.ParseFile(path, data), nil
 }
+
+// List is the paths of the files in a folder that a container runtime reads as network configurations, in its order; none if
+// there is no such folder.
+func List(dir string) ([]string, error) { return list(dir, ".conf", ".conflist", ".json") }
 
 func list(dir string, extensions ...string) ([]string, error) {
 	entries, err := os.ReadDir(dir)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/delegate"
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
+	"github.com/viaduct-sriov/viaduct/internal/install"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
 	"github.com/viaduct-sriov/viaduct/internal/takeover"
@@ -42,9 +43,6 @@ type Node struct {
 	Names func(vendor, device string) (vendorName, deviceName string) // nil: only ids are known
 	Log   *slog.Logger
 }
-
-// metaConf is the meta CNI plugin's configuration, which may move its folders.
-const metaConf = "00-viaduct.conflist"
 
 // Find fills in the fields that are empty: from the files in which a node's owner may move folders, and else with what
 // they are everywhere.
@@ -99,12 +97,12 @@ type metaConfig struct {
 	LockWait      float64 `json:"lockWaitSeconds"`
 }
 
-// readMeta reads it; what it does not say, or if there is none, is as it is everywhere.
+// readMeta reads it, for it may move folders; what it does not say, or if there is none, is as it is everywhere.
 func (n *Node) readMeta() (c metaConfig) {
 	var list struct {
 		Plugins []metaConfig `json:"plugins"`
 	}
-	data, err := readFile(n.path(filepath.Join(n.CNIConfDir, metaConf)))
+	data, err := readFile(n.path(filepath.Join(n.CNIConfDir, install.Conf)))
 	if err == nil && json.Unmarshal(data, &list) == nil {
 		for _, p := range list.Plugins {
 			if p.Type == "meta-cni" {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/viaduct-sriov/viaduct/internal/install"
+	"github.com/viaduct-sriov/viaduct/internal/ondisk"
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
 	"github.com/viaduct-sriov/viaduct/internal/takeover"
 )
@@ -56,21 +57,19 @@ func (n *Node) checkPlugins() (all []Finding) {
 // checkConf says what the runtime reads first.
 func (n *Node) checkConf() Finding {
 	f := Finding{Check: "the runtime's network"}
-	entries, err := os.ReadDir(n.path(n.CNIConfDir))
-	if err != nil {
+	paths, err := ondisk.List(n.path(n.CNIConfDir))
+	switch {
+	case err != nil:
 		f.Says = err.Error()
-		return f
-	}
-	for _, e := range entries { // in the runtime's order
-		if !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(e.Name())) {
-			continue
+	case len(paths) == 0:
+		f.Says = "there is none in " + n.CNIConfDir
+	default:
+		if f.Says = filepath.Base(paths[0]); f.Says == install.Conf {
+			f.OK = true
+		} else {
+			f.Says += ": the runtime reads it before " + install.Conf + "; new pods get their networks from there"
 		}
-		if f.OK, f.Says = e.Name() == metaConf, e.Name(); !f.OK {
-			f.Says += ": the runtime reads it before " + metaConf + "; new pods get their networks from there"
-		}
-		return f
 	}
-	f.Says = "there is none in " + n.CNIConfDir
 	return f
 }
 

@@ -59,23 +59,25 @@ func (d *device) whereabouts() (string, error) {
 }
 
 func (d *device) isIn(path string) (bool, error) {
-	ns, err := netns.Open(path)
-	if errors.Is(err, netns.ErrGone) {
+	_, err := d.findIn(path)
+	if errors.Is(err, netns.ErrGone) || errors.Is(err, vf.ErrNoDevice) {
 		return false, nil
 	}
+	return err == nil, err
+}
+
+// findIn is the VF's interface in the namespace at path. Errors wrap netns.ErrGone, vf.ErrNoDevice or are the kernel's own.
+func (d *device) findIn(path string) (vf.Netdev, error) {
+	ns, err := netns.Open(path)
 	if err != nil {
-		return false, err
+		return vf.Netdev{}, err
 	}
 	defer ns.Close()
 	conn, err := vf.NewConn(ns)
 	if err != nil {
-		return false, err
+		return vf.Netdev{}, err
 	}
-	_, err = conn.Find(d.key())
-	if errors.Is(err, vf.ErrNoDevice) {
-		return false, nil
-	}
-	return err == nil, err
+	return conn.Find(d.key())
 }
 
 // elsewhere is the living namespace that the VF's interface is in, if that is neither the host's nor own, a path.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -92,8 +91,8 @@ func lastBoot() time.Time {
 // settingsOf is what the PF enforced on the VF. What sriov-cni's version did not save goes to its safe default.
 func settingsOf(s takeover.VFState) vf.Settings {
 	out := vf.Defaults()
-	if mac, err := net.ParseMAC(s.AdminMAC); err == nil && len(mac) == len(vf.MAC{}) {
-		out.MAC = new(vf.MAC(mac))
+	if mac, err := vf.ParseMAC(s.AdminMAC); err == nil {
+		out.MAC = &mac
 	}
 	if s.Vlan > 0 && s.Vlan < 4095 && s.VlanQoS >= 0 && s.VlanQoS < 8 {
 		out.VLAN = &vf.VLAN{ID: uint16(s.Vlan), QoS: uint8(s.VlanQoS), Proto: vf.Proto8021Q}
@@ -126,24 +125,11 @@ func (d *device) netdevOf(ctx context.Context, now *takeover.Attachment) (*vf.Ne
 		}
 	}
 	dev.Name, dev.Up, dev.Promisc, dev.AllMulti = now.Before.HostIFName, false, false, false
-	if mac, err := net.ParseMAC(now.Before.EffectiveMAC); err == nil && len(mac) == len(vf.MAC{}) {
-		dev.MAC = vf.MAC(mac)
+	if mac, err := vf.ParseMAC(now.Before.EffectiveMAC); err == nil {
+		dev.MAC = mac
 	}
 	if now.Before.MTU > 0 {
 		dev.MTU = now.Before.MTU
 	}
 	return &dev, nil
-}
-
-func (d *device) findIn(path string) (vf.Netdev, error) {
-	ns, err := netns.Open(path)
-	if err != nil {
-		return vf.Netdev{}, err
-	}
-	defer ns.Close()
-	conn, err := vf.NewConn(ns)
-	if err != nil {
-		return vf.Netdev{}, err
-	}
-	return conn.Find(d.key())
 }

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -114,20 +115,8 @@ func (m Multus) Sandbox(containerID, ifName string) ([]Delegate, error) {
 
 // Containers lists the ids of the containers that Multus has saved something of.
 func (m Multus) Containers() ([]string, error) {
-	entries, err := os.ReadDir(string(m))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list what Multus saved: %w", err)
-	}
-	var out []string
-	for _, e := range entries {
-		if e.Type().IsRegular() && !strings.Contains(e.Name(), ".") {
-			out = append(out, e.Name())
-		}
-	}
-	return out, nil
+	all, err := plainFiles(string(m))
+	return slices.DeleteFunc(all, func(name string) bool { return strings.Contains(name, ".") }), err
 }
 
 // SetAside renames the container's file, so that it is looked at by a person and never again by Sandbox. It returns where
@@ -168,6 +157,23 @@ func cached(dir, network, containerID, ifName string) (c Cached, path string, er
 		return Cached{}, path, nil //nolint:nilerr // see above
 	}
 	return c, path, nil
+}
+
+// plainFiles names those in a folder; none if there is no such folder.
+func plainFiles(dir string) (names []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list saved state: %w", err)
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }
 
 func readJSON(path string, v any) error {

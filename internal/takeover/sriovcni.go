@@ -87,22 +87,7 @@ func (s SRIOV) Device(containerID, ifName string) string {
 }
 
 // VFs lists the addresses of the VFs that sriov-cni says are in use.
-func (s SRIOV) VFs() ([]string, error) {
-	entries, err := os.ReadDir(s.pci(""))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list what sriov-cni saved: %w", err)
-	}
-	var out []string
-	for _, e := range entries {
-		if e.Type().IsRegular() {
-			out = append(out, e.Name())
-		}
-	}
-	return out, nil
-}
+func (s SRIOV) VFs() ([]string, error) { return plainFiles(s.pci("")) }
 
 // Idle takes sriov-cni's lock of the VF, so that none of its calls is at work on it until release. ok is false if one is.
 func (s SRIOV) Idle(address string) (release func(), ok bool) {

@@ -9,14 +9,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
+	"github.com/viaduct-sriov/viaduct/internal/install"
 	"github.com/viaduct-sriov/viaduct/internal/network"
+	"github.com/viaduct-sriov/viaduct/internal/ondisk"
 )
 
 const (
 	// FileName is our file. Runtimes take the first by name.
-	FileName = "00-viaduct.conflist"
+	FileName = install.Conf
 	// Plugin is the program that our file names.
 	Plugin = "meta-cni"
 	// tempName has none of the extensions that runtimes watch for.
@@ -46,11 +47,12 @@ type Default struct {
 // Find returns the network that the runtime would use without us: the first file by name that is valid, not ours, and
 // does not lead back to us. Skipped holds why files before it were passed over. The error wraps ErrNoDefault.
 func Find(dir string) (d Default, skipped []error, err error) {
-	names, err := list(dir)
+	paths, err := ondisk.List(dir)
 	if err != nil {
-		return d, nil, err
+		return d, nil, fmt.Errorf("list the CNI configurations: %w", err)
 	}
-	for _, name := range names {
+	for _, path := range paths {
+		name := filepath.Base(path)
 		if name == FileName {
 			continue
 		}
@@ -61,24 +63,6 @@ func Find(dir string) (d Default, skipped []error, err error) {
 		skipped = append(skipped, fmt.Errorf("%s: %w", name, bad))
 	}
 	return d, skipped, fmt.Errorf("%w: no usable .conf, .conflist or .json in %s; is a network add-on installed?", ErrNoDefault, dir)
-}
-
-// list names the files that a runtime reads, in its order.
-func list(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list the CNI configurations: %w", err)
-	}
-	var names []string
-	for _, e := range entries {
-		if !e.IsDir() && slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(e.Name())) {
-			names = append(names, e.Name())
-		}
-	}
-	return names, nil
 }
 
 func read(dir, name string) (Default, error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/viaduct-sriov/viaduct/internal/install"
+	"github.com/viaduct-sriov/viaduct/internal/ondisk"
 )
 
 // A Keeper keeps our file right: it appears when meta-cni and the default network are there, follows the default
@@ -190,13 +191,12 @@ func (k *Keeper) overwritten() (paths []string) {
 
 // checkFirst sees whether the runtime uses our file.
 func (k *Keeper) checkFirst() error {
-	names, err := list(k.ConfDir)
+	paths, err := ondisk.List(k.ConfDir)
 	if err != nil {
-		return err
+		return fmt.Errorf("list the CNI configurations: %w", err)
 	}
-	if len(names) > 0 && names[0] != FileName {
-		return fmt.Errorf("the runtime uses %s, which comes before %s: rename it, or pods get no extra networks",
-			filepath.Join(k.ConfDir, names[0]), FileName)
+	if len(paths) > 0 && filepath.Base(paths[0]) != FileName {
+		return fmt.Errorf("the runtime uses %s, which comes before %s: rename it, or pods get no extra networks", paths[0], FileName)
 	}
 	return nil
 }

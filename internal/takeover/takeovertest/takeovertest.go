@@ -16,7 +16,7 @@ const (
 	VF1, VF2    = "0000:02:10.2", "0000:02:10.4"
 )
 
-// Captured holds each file's path below the node's root and its text: of multus-cni 4.3 and sriov-cni 2.10 on containerd 2.4
+// captured holds each file's path below the node's root and its text: of multus-cni 4.3 and sriov-cni 2.10 on containerd 2.4
 // and a kubelet 1.36, with a pod running.
 //
 //go:embed captured.json

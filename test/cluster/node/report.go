@@ -4,15 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/viaduct-sriov/viaduct/test/cluster/api"
 	"github.com/viaduct-sriov/viaduct/test/cluster/controlplane"
 	"github.com/viaduct-sriov/viaduct/test/cluster/process"
+	"github.com/viaduct-sriov/viaduct/test/lab/kernellog"
 )
 
 // podLogs is where the kubelet keeps what containers print: <namespace>_<pod>_<uid>/<container>/<n>.log.
@@ -58,18 +57,7 @@ func (c Config) report(ctx context.Context, w io.Writer) {
 	for _, name := range []string{"kube-proxy", "containerd", "kubelet"} {
 		fmt.Fprintf(w, "=== %s\n%s\n", name, process.Tail(filepath.Join(logs, name+".log"), 40))
 	}
-	fmt.Fprintf(w, "=== kernel\n%s\n===\n", kernelLog(ctx))
-}
-
-// kernelLog is the end of the kernel's messages: where igb and igbvf complain.
-func kernelLog(ctx context.Context) string {
-	const lines = 40
-	out, err := exec.CommandContext(ctx, "dmesg").Output()
-	if err != nil {
-		return fmt.Sprintf("  (dmesg: %v)", err)
-	}
-	all := strings.Split(strings.TrimSpace(string(out)), "\n")
-	return "  " + strings.Join(all[max(0, len(all)-lines):], "\n  ")
+	fmt.Fprintf(w, "=== kernel\n%s\n===\n", kernellog.Tail(40))
 }
 
 func reportPods(ctx context.Context, w io.Writer, admin *api.Client) {

@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/test/lab/internal/wire"
+	"github.com/viaduct-sriov/viaduct/test/lab/kernellog"
 )
 
 // lastWords is how long processes that outlive the command may take to end after SIGTERM.
@@ -67,28 +67,9 @@ func (s *session) run(job wire.Job) (int, error) {
 	code := status(reap(pid))
 	endTheRest(drained)
 	if code != 0 && strings.HasSuffix(job.Argv[0], ".test") { // other programs' output is theirs alone
-		_ = s.conn.Send(wire.Stderr, kernelTail()) // if this cannot be sent, neither can the status
+		_ = s.conn.Send(wire.Stderr, []byte("lab: the command failed; the end of the guest's kernel log:\n"+kernellog.Tail(20)+"\n")) // if this cannot be sent, neither can the status
 	}
 	return code, errors.Join(returnFiles(job.Return), flush(job))
-}
-
-// kernelTail is the end of the kernel's messages: a test that failed may find there what a driver had to say.
-func kernelTail() []byte {
-	const (
-		readAll = 3 // SYSLOG_ACTION_READ_ALL
-		lines   = 20
-	)
-	buf := make([]byte, 64<<10)
-	n, err := unix.Klogctl(readAll, buf)
-	if err != nil {
-		return fmt.Appendf(nil, "lab: the guest's kernel log: %v\n", err)
-	}
-	all := bytes.Split(bytes.TrimSpace(buf[:n]), []byte("\n"))
-	out := []byte("lab: the command failed; the end of the guest's kernel log:\n")
-	for _, line := range all[max(0, len(all)-lines):] {
-		out = fmt.Appendf(out, "  %s\n", line)
-	}
-	return out
 }
 
 func flush(job wire.Job) error {
