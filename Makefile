@@ -9,9 +9,13 @@ MAKEFLAGS += --no-print-directory
 # A distribution's Go is often older than go.mod asks for: it may fetch the version that go.mod names.
 export GOTOOLCHAIN ?= auto
 
+# Nothing here needs C but the race detector. One setting for all that is built: what vet has compiled is there for the
+# tests and the tools, so a machine with empty caches compiles it once.
+export CGO_ENABLED := 0
+
 # Static, stripped, without build paths: the same commit gives the same bytes. The version is the commit's (buildvcs).
 # Without gRPC's trace pages, whose templates keep the linker from leaving out what is not called: 3 MB in each daemon.
-PRODUCT_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=auto -tags grpcnotrace -ldflags '-s -w'
+PRODUCT_BUILD := go build -trimpath -buildvcs=auto -tags grpcnotrace -ldflags '-s -w'
 LAB           := $(CURDIR)/bin/lab run --
 CLUSTER       := $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar --
 
@@ -55,18 +59,18 @@ tools: bin/lab bin/cluster bin/demo ## the lab, the cluster and the demo, in bin
 .PHONY: bin/lab bin/cluster bin/demo
 bin/lab bin/cluster bin/demo: setup-go
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -o $@ ./test/$(@F)
+	go build -o $@ ./test/$(@F)
 
 # What the tests of internal/sriov start a thousand times in the lab, where nothing can be built quickly.
 .PHONY: bin/sriov-helper
 bin/sriov-helper: setup-go
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -ldflags '-s -w' -o $@ ./internal/sriov/testdata/helper
+	go build -ldflags '-s -w' -o $@ ./internal/sriov/testdata/helper
 
 .PHONY: bin/cni-plugins
 bin/cni-plugins: setup-go
 	@mkdir -p $@
-	CGO_ENABLED=0 go build -C internal/delegate/testdata/plugins -o $(CURDIR)/$@/ tool
+	go build -C internal/delegate/testdata/plugins -o $(CURDIR)/$@/ tool
 
 .PHONY: image
 image: build ## the container image localhost/viaduct:dev, also as OCI archive bin/image.tar
@@ -90,7 +94,7 @@ check-reproducible: image-all ## the image for all architectures, built again el
 .PHONY: test-unit
 test-unit: setup-go ## tests that need no VM, with the race detector (which needs gcc: installed if missing)
 	hack/setup gcc nft ip
-	GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) -timeout 30m ./...
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) -timeout 30m ./...
 	go test -C test/deploy -shuffle=on -count=$(COUNT) -timeout 30m ./...
 
 # How many VMs the lab's tests have at a time: they wait much, for the kernel and for each other.
