@@ -83,10 +83,10 @@ func remove(m map[int][]int, key, index int) {
 	}
 }
 
-// relatives are the interfaces whose parent may be another since the one with this index came (now) or went (nil).
-func (g *graph) relatives(index int, now *iface) []int {
+// relatives are the interfaces whose parent may be another since the one with this index came or went.
+func (g *graph) relatives(index int) []int {
 	relatives := slices.Clone(g.children[index])
-	if now != nil && !now.foreign && g.links[now.parent] != nil && now.parent != index {
+	if now := g.links[index]; now != nil && !now.foreign && g.links[now.parent] != nil && now.parent != index {
 		relatives = append(relatives, now.parent)
 	}
 	return relatives

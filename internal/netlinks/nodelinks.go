@@ -106,17 +106,20 @@ func (l *Links) readAll() error {
 // address, or because its source address goes.
 func (l *Links) hear(said news) error {
 	g := l.graph
-	var relatives []int
+	var moved, relatives []int
 	for index, now := range said.links {
-		was := g.links[index]
-		if (was == nil) != (now == nil) {
-			relatives = append(relatives, g.relatives(index, now)...)
+		if was := g.links[index]; (was == nil) != (now == nil) {
+			moved = append(moved, index)
 		}
 		g.set(index, now)
 		l.touched[index] = true
 		said.routes = said.routes || slices.ContainsFunc(g.routes, func(r root) bool { return r.index == index })
 	}
-	// A veth whose peer moves to another namespace or back has another parent then, and the kernel does not say so.
+	// A veth whose peer is made, or moves to another namespace or back, has another parent then, and the kernel does not say
+	// so. Several may have come at once: who their relatives are shows when all are in.
+	for _, index := range moved {
+		relatives = append(relatives, g.relatives(index)...)
+	}
 	for _, index := range relatives {
 		err := getLink(index, g.set)
 		if err != nil && !errors.Is(err, unix.ENODEV) { // it is gone: that is said, too
