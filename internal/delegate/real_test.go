@@ -103,8 +103,8 @@ func TestRealPlugins(t *testing.T) {
 			plugins: `{"type":"bridge","bridge":"br3","ipam":{"type":"host-local","dataDir":"%s","subnet":"10.57.0.0/24","gateway":"10.57.0.1"}},{"type":"sbr"}`,
 		},
 		"bridge, portmap": {
-			version: "1.0.0", link: "veth", ip: "10.58.0.2", ask: "iptables -t nat -S", tells: "8080",
-			plugins: `{"type":"bridge","bridge":"br4","isGateway":true,"ipam":{"type":"host-local","dataDir":"%s","subnet":"10.58.0.0/24"}},{"type":"portmap","capabilities":{"portMappings":true}}`,
+			version: "1.0.0", link: "veth", ip: "10.58.0.2", ask: "nft list ruleset", tells: "8080",
+			plugins: `{"type":"bridge","bridge":"br4","isGateway":true,"ipam":{"type":"host-local","dataDir":"%s","subnet":"10.58.0.0/24"}},{"type":"portmap","backend":"nftables","capabilities":{"portMappings":true}}`,
 			caps:    map[string]json.RawMessage{"portMappings": json.RawMessage(`[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]`)},
 		},
 		"bridge, bandwidth, tuning": {

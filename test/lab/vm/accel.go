@@ -33,7 +33,9 @@ func findAccel(ctx context.Context, c Config, p parts) (accel, error) {
 	}
 	c.Log("trying whether KVM boots the guest, up to %s, once", probeTime)
 	a := tcg
-	if probe(ctx, c, p, kvm) {
+	bounded, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	if probe(bounded, c, p, kvm) {
 		a = kvm
 	}
 	if ctx.Err() != nil {
@@ -46,10 +48,8 @@ func findAccel(ctx context.Context, c Config, p parts) (accel, error) {
 	return a, nil
 }
 
-// probe boots the initramfs alone, on the machine that tests get, and says whether it came up.
+// probe boots the initramfs alone, on the machine that tests get, and says whether it came up before ctx ended.
 func probe(ctx context.Context, c Config, p parts, a accel) bool {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
-	defer cancel()
 	c.Uplink = false
 	var out bytes.Buffer
 	null, err := os.Open(os.DevNull)
