@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -119,7 +120,10 @@ func TestChangesOneByOne(t *testing.T) {
 		i.look()
 		return i
 	}
-	follows, scans := inventory(), inventory()
+	follows, scans, now := inventory(), inventory(), time.Now()
+	for _, i := range []*Inventory{follows, scans} {
+		i.viewer.now = func() time.Time { return now }
+	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for step := range 600 {
 		id := devices[random.IntN(len(devices))]
@@ -163,8 +167,9 @@ func TestChangesOneByOne(t *testing.T) {
 			tree.Bind(id, what)
 			follows.event(bound(address))
 		}
+		now = now.Add(time.Duration(random.IntN(180)) * time.Second) // what is said for a time only ends
 		follows.look()
-		scans.viewer.believed, scans.viewer.dropped = nil, true // everything is described anew
+		scans.viewer.shown, scans.viewer.believed, scans.viewer.dropped = viewed{}, nil, true // everything is described anew
 		scans.lookAtAll()
 		scans.look()
 		got, _ := follows.Devices()

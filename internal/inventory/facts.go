@@ -65,7 +65,7 @@ func replaced(d *pci.Device) string {
 	return ""
 }
 
-// divided remembers when functions were last divided, by device id. VFs are often remade: a pool that selects by vendor must
+// divided remembers since when functions are not divided any more that were, by device id; zero: they are. VFs are often remade: a pool that selects by vendor must
 // not offer the whole PF in between.
 type divided map[string]time.Time
 
@@ -75,14 +75,18 @@ const whole = 2 * time.Minute
 func (v divided) replaced(id string, d *pci.Device, now time.Time) string {
 	why := replaced(d)
 	if why != "" {
-		v[id] = now
+		v[id] = time.Time{}
 		return why
 	}
-	if last, ok := v[id]; ok && now.Sub(last) < whole {
-		return "its VFs or subfunctions have just gone, and may be made anew"
+	since, ok := v[id]
+	switch {
+	case ok && since.IsZero():
+		v[id] = now
+	case !ok || now.Sub(since) >= whole:
+		delete(v, id)
+		return ""
 	}
-	delete(v, id)
-	return ""
+	return "its VFs or subfunctions have just gone, and may be made anew"
 }
 
 // reserved says why no pool may offer a device with these interfaces; empty: pools may.

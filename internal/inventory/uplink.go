@@ -18,6 +18,7 @@ type uplinks map[string]uplink // by device id
 type uplink struct {
 	why    string
 	driver string
+	now    bool // it carries it
 	// since is when another interface took over; zero: none has.
 	since time.Time
 }
@@ -28,7 +29,7 @@ const takeover = 10 * time.Minute
 func (u uplinks) reserved(id, driver string, netdevs []pci.Netdev, links map[int]netlinks.NodeLink, now time.Time) string {
 	for _, n := range netdevs {
 		if why := links[n.Index].Uplink; why != "" {
-			u[id] = uplink{why: why, driver: driver}
+			u[id] = uplink{why: why, driver: driver, now: true}
 		}
 	}
 	if why := reserved(netdevs, links); why != "" {
@@ -42,6 +43,7 @@ func (u uplinks) reserved(id, driver string, netdevs []pci.Netdev, links map[int
 		delete(u, id)
 		return ""
 	}
+	was.now = false
 	switch another := carries(links); {
 	case !another:
 		was.since = time.Time{}

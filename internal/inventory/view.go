@@ -5,7 +5,6 @@ package inventory
 
 import (
 	"cmp"
-	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -50,17 +49,28 @@ type viewer struct {
 	divided divided
 	now     func() time.Time
 
-	believed []seen // of the last view that was settled: what did not change since then is not described anew
-	latest   []seen // of the last view
+	shown    viewed // the last view that was settled: what did not change since then is not described anew
+	next     viewed // the last view
+	believed []seen // the functions of shown
 	spare    []seen // of one that is past: the memory for the next
+	restless []int  // where in believed those are that each view has to describe anew
+	parted   bool   // there are subfunctions among them
 	touched  []int  // interfaces that changed since then, sorted: the functions that have them are described anew
 	dropped  bool   // there may be memories of devices that are gone
 	// owners are the functions by the indexes of the interfaces that they had when they were described.
 	owners map[int]pci.Address
 }
 
-// A seen is one function of a snapshot, and what it was described as. A look at one change goes through thousands of them, so
-// they are one piece of memory, and what did not change is told by pointers alone.
+// A viewed is what a snapshot was described as.
+type viewed struct {
+	snapshot *pci.Snapshot
+	devices  []*Device
+	all      []seen       // its functions; nil: few of them are not as they were
+	few      map[int]seen // and these are they, by where they are in believed
+}
+
+// A seen is one function of a snapshot, and what it was described as. A look goes through thousands of them, so they are one
+// piece of memory, and what did not change is told by pointers alone.
 type seen struct {
 	function *pci.Device
 	pf       *pci.Device // nil: it has none
@@ -82,6 +92,9 @@ func newViewer() *viewer {
 // interface of theirs is not among links, or they were VFs and have lost their PF, which the kernel takes from them shortly
 // before it removes them.
 func (v *viewer) view(s *pci.Snapshot, links map[int]netlinks.NodeLink) (devices []*Device, odd []pci.Address) {
+	if few, ok := v.few(s); ok {
+		return v.viewFew(s, few, links)
+	}
 	all, stale := v.match(s)
 	for i := range all {
 		if e := &all[i]; e.again && (e.function.IsPF() || len(e.function.Subfunctions) > 0) {
@@ -97,7 +110,8 @@ func (v *viewer) view(s *pci.Snapshot, links map[int]netlinks.NodeLink) (devices
 		}
 		devices = append(append(devices, e.device), e.subs...)
 	}
-	v.latest, v.spare, v.dropped = all, all, v.dropped || len(odd) > 0
+	v.spare, v.dropped = all, v.dropped || len(odd) > 0
+	v.next = viewed{snapshot: s, devices: devices, all: all}
 	return devices, odd
 }
 
@@ -169,7 +183,7 @@ func (v *viewer) describe(e *seen, s *pci.Snapshot, links map[int]netlinks.NodeL
 	own(functionNetdevs(d))
 	e.pf = s.PF(d)
 	device := v.function(e.pf, d, links)
-	e.again = v.remembers(device.ID) || d.IsVF() && e.pf == nil
+	e.again = v.isProvisional(device.ID) || d.IsVF() && e.pf == nil
 	e.device = unlessSame(e.device, device)
 	before := e.subs
 	e.subs = nil
@@ -177,7 +191,7 @@ func (v *viewer) describe(e *seen, s *pci.Snapshot, links map[int]netlinks.NodeL
 		sf := &d.Subfunctions[i]
 		own(subfunctionNetdevs(sf))
 		device := v.subfunction(d, sf, links)
-		e.again = e.again || v.remembers(device.ID)
+		e.again = e.again || v.isProvisional(device.ID)
 		if i < len(before) {
 			device = unlessSame(before[i], device)
 		}
@@ -195,12 +209,12 @@ func unlessSame(old, now *Device) *Device {
 	return now
 }
 
-// remembers reports whether something is said of a device that holds for a time only: that an interface of its carried the
-// node's traffic, or that it was divided.
-func (v *viewer) remembers(id string) bool {
-	_, wasUplink := v.uplinks[id]
-	_, wasDivided := v.divided[id]
-	return wasUplink || wasDivided
+// isProvisional reports whether something is said of a device that holds for a time only: that an interface of its has carried
+// the node's traffic, or that it has been divided.
+func (v *viewer) isProvisional(id string) bool {
+	last, wasDivided := v.divided[id]
+	was, wasUplink := v.uplinks[id]
+	return wasDivided && !last.IsZero() || wasUplink && !was.now
 }
 
 // notePF keeps a PF's names while its interface is not to be seen, so that its VFs do not change pools.
@@ -210,27 +224,6 @@ func (v *viewer) notePF(d *pci.Device, links map[int]netlinks.NodeLink) {
 		return
 	}
 	v.pfNames[d.Address] = append([]string{uplink.Name}, links[uplink.Index].AltNames...)
-}
-
-// settle is to be called when the devices of the last view are believed.
-func (v *viewer) settle() {
-	v.believed, v.latest, v.spare, v.touched = v.latest, nil, v.believed, v.touched[:0]
-	if !v.dropped {
-		return
-	}
-	v.dropped = false
-	here, functions := map[string]bool{}, map[pci.Address]bool{}
-	for i := range v.believed {
-		e := &v.believed[i]
-		functions[e.function.Address] = true
-		here[e.device.ID] = true
-		for _, d := range e.subs {
-			here[d.ID] = true
-		}
-	}
-	maps.DeleteFunc(v.devices, func(id string, _ memory) bool { return !here[id] })
-	maps.DeleteFunc(v.owners, func(_ int, a pci.Address) bool { return !functions[a] })
-	maps.DeleteFunc(v.pfNames, func(a pci.Address, _ []string) bool { return !functions[a] })
 }
 
 // function describes a PCI function; pf is its PF, if that is there.
