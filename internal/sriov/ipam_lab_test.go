@@ -4,10 +4,12 @@ package sriov_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -89,5 +91,57 @@ func TestOwedAddresses(t *testing.T) {
 	next.call("DEL", next.conf(d, nil)).must(t)
 	if err := n.leftovers(d, before); err != nil {
 		t.Error(err)
+	}
+}
+
+// What an IPAM plugin gives is in the pod, and its neighbours know at once who has the addresses now: until then they would
+// send to the pod that had them before.
+func TestAddressesAndNeighbours(t *testing.T) {
+	n := newNode(t)
+	neighbour, p := n.newPod(), n.newPod()
+	give := func(gateways []string, routes []conf, addresses ...string) conf {
+		return conf{"ipam": conf{"type": "test-ipam", "addresses": addresses, "gateways": gateways, "routes": routes}}
+	}
+	first := neighbour.conf(n.vfs[0], give(nil, []conf{}, "10.9.0.1/24", "fd00:9::1/64"))
+	neighbour.call("ADD", first).must(t)
+	old := []string{"10.9.0.7", "fd00:9::7"}
+	for _, address := range old {
+		n.ip("-n", neighbour.ns, "neigh", "add", address, "lladdr", "02:00:00:00:00:99", "dev", "net1", "nud", "stale")
+	}
+	second := p.conf(n.vfs[1], give([]string{"10.9.0.1", "fd00:9::1"}, []conf{
+		{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "10.20.0.0/16", "gw": "10.9.0.2"},
+	}, "10.9.0.7/24", "fd00:9::7/64"))
+	result := unmarshal(t, p.call("ADD", second).must(t))
+
+	routes := n.ip("-n", p.ns, "route") + n.ip("-n", p.ns, "-6", "route")
+	for _, want := range []string{
+		"default via 10.9.0.1 dev net1", "default via fd00:9::1 dev net1", "10.20.0.0/16 via 10.9.0.2 dev net1",
+	} {
+		if !strings.Contains(routes, want) {
+			t.Errorf("%q is missing among the pod's routes:\n%s", want, routes)
+		}
+	}
+	_, err := eventually(func() (string, error) {
+		known := n.ip("-n", neighbour.ns, "neigh", "show", "dev", "net1")
+		for _, address := range old {
+			if !strings.Contains(known, address+" lladdr "+result.Interfaces[0].Mac) {
+				return "", fmt.Errorf("%s has MAC %s now, the neighbour knows:\n%s", address, result.Interfaces[0].Mac, known)
+			}
+		}
+		return known, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	second["prevResult"] = result
+	p.call("CHECK", second).must(t)
+	n.ip("-n", p.ns, "route", "del", "10.20.0.0/16")
+	_, err = p.call("CHECK", second).run(t)
+	wantCode(t, err, 999, "10.20.0.0/16")
+	delete(second, "prevResult")
+	p.call("DEL", second).must(t)
+	neighbour.call("DEL", first).must(t)
+	if left := leaseFiles(t); len(left) > 0 {
+		t.Errorf("leases left: %v", left)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/viaduct-sriov/viaduct/internal/tracetest"
@@ -31,15 +30,17 @@ func main() {
 	}
 }
 
-// ipam answers one call. Its "ipam" section may say "addresses", "hang": "ADD", "fail": "DEL", and a file in "until" ends
+// ipam answers one call. Its "ipam" section may say "addresses", "gateways" of them, "routes", "hang": "ADD", "fail": "DEL", and a file in "until" ends
 // its hanging.
 func ipam() error {
 	var in struct {
 		IPAM struct {
-			Addresses []string `json:"addresses"`
-			Hang      string   `json:"hang"`
-			Fail      string   `json:"fail"`
-			Until     string   `json:"until"`
+			Addresses []string        `json:"addresses"`
+			Gateways  []string        `json:"gateways"`
+			Routes    json.RawMessage `json:"routes"`
+			Hang      string          `json:"hang"`
+			Fail      string          `json:"fail"`
+			Until     string          `json:"until"`
 		} `json:"ipam"`
 	}
 	if err := json.NewDecoder(os.Stdin).Decode(&in); err != nil {
@@ -80,10 +81,12 @@ func ipam() error {
 	if verb != "ADD" {
 		return nil
 	}
-	ips := make([]string, len(in.IPAM.Addresses))
+	ips := make([]map[string]string, len(in.IPAM.Addresses))
 	for i, a := range in.IPAM.Addresses {
-		ips[i] = fmt.Sprintf(`{"address":%q}`, a)
+		ips[i] = map[string]string{"address": a}
+		if i < len(in.IPAM.Gateways) {
+			ips[i]["gateway"] = in.IPAM.Gateways[i]
+		}
 	}
-	_, err := fmt.Printf(`{"cniVersion":"1.0.0","ips":[%s]}`, strings.Join(ips, ","))
-	return err
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{"cniVersion": "1.0.0", "ips": ips, "routes": in.IPAM.Routes})
 }
