@@ -192,30 +192,6 @@ func TestPageOnTheStandardIsComplete(t *testing.T) {
 	}
 }
 
-// The table of reasons has those that the code has, in its order.
-func TestReasonsPage(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "../internal/network/reasons.go", nil, parser.SkipObjectResolution)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var inCode, onPage []string
-	for _, d := range file.Decls {
-		if consts, ok := d.(*ast.GenDecl); ok && consts.Tok == token.CONST {
-			for _, s := range consts.Specs {
-				inCode = append(inCode, s.(*ast.ValueSpec).Names[0].Name)
-			}
-		}
-	}
-	_, table, _ := strings.Cut(page(t, "troubleshooting.md"), "\n| reason | what is wrong | what to do |\n")
-	table, _, _ = strings.Cut(table, "\n\n")
-	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| .+ \\| .+ \\|$").FindAllStringSubmatch(table, -1) {
-		onPage = append(onPage, row[1])
-	}
-	if d := cmp.Diff(inCode, onPage); d != "" || len(slices.Compact(slices.Sorted(slices.Values(inCode)))) != len(inCode) {
-		t.Errorf("reasons: -code +page:\n%s", d)
-	}
-}
-
 // The table of what sriov refuses has all that its author can mend, in the code's words, and nothing else.
 func TestSriovRefusalsPage(t *testing.T) {
 	inCode := map[string]bool{}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/viaduct-sriov/viaduct/internal/explain"
+	"github.com/viaduct-sriov/viaduct/internal/install"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 	"github.com/viaduct-sriov/viaduct/internal/ondisk"
 	"github.com/viaduct-sriov/viaduct/internal/operator"
@@ -34,6 +36,9 @@ The pod is one of the cluster, by name, or stands in a file, as do templates of 
 definitions come from the same file, from --nads, or else from the cluster. The cluster is asked with kubectl, with its
 configuration and your rights; with --nads nothing is asked.
 
+What the node allows to pods is taken from the meta-agent's own --config and flags, if they are given here, too; else, on a
+node, from what its meta-agent wrote into --cni-conf-dir.
+
 Which device a pod gets is the kubelet's to choose: they are told as #001, #002, … of each resource. Of a pod of the cluster
 that is on this node, they are those that the kubelet gave to it.`,
 		Example: `  vfctl explain web-0 -n shop
@@ -44,7 +49,7 @@ that is on this node, they are those that the kubelet gave to it.`,
 			if (len(args) == 1) == (e.file != "") {
 				return errors.New("name a pod of the cluster, or a file by -f")
 			}
-			e.in = cmd.InOrStdin()
+			e.in, e.given, e.warn = cmd.InOrStdin(), cmd.Flags().Changed, cmd.ErrOrStderr()
 			return e.run(cmd.Context(), cmd.OutOrStdout(), args)
 		},
 	}
@@ -54,26 +59,93 @@ that is on this node, they are those that the kubelet gave to it.`,
 	f.StringVarP(&e.namespace, "namespace", "n", "", "the pod's namespace where the file names none (default \"default\"), or in the cluster")
 	f.StringVar(&e.kubeconfig, "kubeconfig", "", "kubectl's configuration")
 	f.StringVar(&e.config, "config", "", "Multus' configuration file as the node's meta-agent has it")
+	f.BoolVar(&e.isolated, isolationFlag, false, "as the node's meta-agent has it: pods are kept to definitions of their own namespace and of --global-namespaces")
+	f.StringVar(&e.global, globalFlag, "default", "with --namespace-isolation, the namespaces, separated by commas, whose definitions are for every pod")
+	f.StringVar(&e.confDir, "cni-conf-dir", "/etc/cni/net.d", "the runtime's folder of network configurations, where the node's meta-agent wrote what it keeps pods to")
 	f.StringVar(&e.kubelet, "kubelet-root", "/var/lib/kubelet", "the kubelet's root folder, with pod-resources/")
 	f.StringVar(&e.networks, "networks-dir", ondisk.DefaultFolder, "the node's folder of configurations for definitions without spec.config")
 	return cmd
 }
 
+// The meta-agent's flags of the same names.
+const isolationFlag, globalFlag = "namespace-isolation", "global-namespaces"
+
 type explainer struct {
-	file, nads, namespace, kubeconfig, config, networks, kubelet string
-	in                                                           io.Reader
+	file, nads, namespace, kubeconfig, config, networks, kubelet, confDir string
+
+	isolated bool
+	global   string
+	given    func(flag string) bool
+	in       io.Reader
+	warn     io.Writer
 }
 
-func (e *explainer) run(ctx context.Context, out io.Writer, args []string) error {
+// node is what counts of the node: as the agent has it, flags before its file. Without either, as the agent of this node,
+// if there is one, says of itself.
+func (e *explainer) node() (explain.Node, error) {
 	node := explain.Node{Config: network.DefaultNodeConfig(), Networks: ondisk.Folder(e.networks)}
 	if e.config != "" {
 		data, err := os.ReadFile(e.config)
 		if err != nil {
-			return err
+			return node, err
 		}
 		if node.Config, err = network.ParseNodeConfig(data); err != nil {
-			return fmt.Errorf("%s: %w", e.config, err)
+			return node, fmt.Errorf("%s: %w", e.config, err)
 		}
+	} else if err := e.readNode(&node.Config.Policy); err != nil {
+		return node, err
+	}
+	if e.given(isolationFlag) {
+		node.Config.Policy.Isolated = e.isolated
+	}
+	if e.given(globalFlag) {
+		var err error
+		if node.Config.Policy.Global, err = network.ParseNamespaces(e.global); err != nil {
+			return node, fmt.Errorf("--%s: %w", globalFlag, err)
+		}
+	}
+	return node, nil
+}
+
+// readNode takes what the agent of this node holds pods to from the runtime's configuration, where the agent wrote it. What it
+// gives to pods beside is not all there: that is only said.
+func (e *explainer) readNode(policy *network.Policy) error {
+	path := filepath.Join(e.confDir, install.Conf)
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		fmt.Fprintf(e.warn, "what this node keeps pods to is not known: %v\n", err)
+		return nil
+	case err != nil:
+		return err
+	}
+	var conf struct {
+		Plugins []struct {
+			NamespaceIsolation bool     `json:"namespaceIsolation"`
+			GlobalNamespaces   []string `json:"globalNamespaces"`
+			DefaultNetworks    []string `json:"defaultNetworks"`
+		} `json:"plugins"`
+	}
+	if err := json.Unmarshal(data, &conf); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for _, p := range conf.Plugins {
+		if p.NamespaceIsolation {
+			policy.Isolated, policy.Global = true, p.GlobalNamespaces
+		}
+		if len(p.DefaultNetworks) > 0 {
+			fmt.Fprintf(e.warn, "this node also gives pods the networks %q: give the meta-agent's --config to see them\n", p.DefaultNetworks)
+		}
+	}
+	return nil
+}
+
+func (e *explainer) run(ctx context.Context, out io.Writer, args []string) error {
+	node, err := e.node()
+	if err != nil {
+		return err
 	}
 	m, err := e.read(ctx, args)
 	if err != nil {
@@ -149,12 +221,8 @@ func (e *explainer) read(ctx context.Context, args []string) (*explain.Manifests
 
 // ask gets from the cluster the definitions that the pod needs and the file does not have, with one request a namespace.
 func (e *explainer) ask(ctx context.Context, m *explain.Manifests, node explain.Node, pod explain.Pod) error {
-	refs, err := node.References(pod)
-	if err != nil {
-		return nil //nolint:nilerr // Explain will say so
-	}
 	missing := map[string][]string{}
-	for _, ref := range refs {
+	for _, ref := range node.References(pod) {
 		if m.Definitions[ref] == nil {
 			missing[ref.Namespace] = append(missing[ref.Namespace], ref.Name)
 		}

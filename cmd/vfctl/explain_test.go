@@ -54,7 +54,14 @@ func TestExplain(t *testing.T) {
 	files := write(t, t.TempDir(), map[string]string{
 		"pod.json": podJSON, "slow.yaml": slowYAML, "fast.json": fastJSON, "notes.txt": "kind: [", "all.yaml": podJSON + "\n---\n" + fastJSON + "\n---\n" + slowYAML,
 		"bad.yaml": strings.Replace(podJSON, "fast,", "fast,fast,", 1), "multus.conf": `{"namespaceIsolation":true}`, "none.yaml": slowYAML,
+		"open.conf": `{"namespaceIsolation":false}`, "half.yaml": strings.Replace(podJSON, "fast,", "Fast,fast,", 1),
 	})
+	agents := func(options string) string {
+		return write(t, t.TempDir(), map[string]string{"00-viaduct.conflist": `{"cniVersion":"1.1.0","name":"viaduct","plugins":[{"type":"meta-cni"` + options + `}]}`})
+	}
+	isolates := agents(`,"namespaceIsolation":true,"globalNamespaces":["a"]`)
+	shares := agents(`,"namespaceIsolation":true,"globalNamespaces":["a","nets"]`)
+	gives := agents(`,"defaultNetworks":["side"]`)
 	tests := map[string]struct {
 		args    string
 		kubectl bool
@@ -72,6 +79,16 @@ func TestExplain(t *testing.T) {
 		"one definition":               {"-f FILES/pod.json --nads FILES/fast.json", false, nil, "NoDefinition", 0},
 		"a pod that would not start":   {"-f FILES/bad.yaml --nads FILES", false, nil, "MissingDevice", 0},
 		"a node that isolates":         {"-f FILES/pod.json --nads FILES --config FILES/multus.conf", false, nil, "NotAllowed", 0},
+		"half of an annotation":        {"-f FILES/half.yaml", true, []string{"k8s.v1.cni.cncf.io/networks[0]\n", "(BadName)", "net2            shop/fast\n", "net3            nets/slow"}, "BadName", 2},
+		"the agent's flags":            {"-f FILES/pod.json --nads FILES --namespace-isolation --global-namespaces a", false, []string{"net1            shop/fast\n                - asked for", "net2            nets/slow\n                - refused"}, "NotAllowed", 0},
+		"its global namespaces":        {"-f FILES/pod.json --nads FILES --namespace-isolation --global-namespaces a,nets", false, []string{"net2            nets/slow\n                - asked for"}, "", 0},
+		"flags before the file":        {"-f FILES/pod.json --nads FILES --namespace-isolation=false --config FILES/multus.conf", false, []string{"net2            nets/slow\n                - asked for"}, "", 0},
+		"a namespace that is none":     {"-f FILES/pod.json --nads FILES --global-namespaces A", false, nil, "--global-namespaces", 0},
+		"this node's agent isolates":   {"-f FILES/pod.json --nads FILES --cni-conf-dir " + isolates, false, []string{"net2            nets/slow\n                - refused"}, "NotAllowed", 0},
+		"it does, but for this one":    {"-f FILES/pod.json --nads FILES --cni-conf-dir " + shares, false, []string{"net2            nets/slow\n                - asked for"}, "", 0},
+		"its file is given":            {"-f FILES/pod.json --nads FILES --config FILES/open.conf --cni-conf-dir " + isolates, false, []string{"net2            nets/slow\n                - asked for"}, "", 0},
+		"it gives networks":            {"-f FILES/pod.json --nads FILES --cni-conf-dir " + gives, false, []string{`also gives pods the networks ["side"]`, "net1            shop/fast"}, "", 0},
+		"its own file is broken":       {"-f FILES/pod.json --nads FILES --cni-conf-dir " + write(t, t.TempDir(), map[string]string{"00-viaduct.conflist": "{"}), false, nil, "00-viaduct.conflist", 0},
 		"no kubectl":                   {"-f FILES/pod.json", false, nil, "--nads", 0},
 		"no pod":                       {"-f FILES/none.yaml", false, nil, "no pod", 0},
 		"neither a pod nor a file":     {"", false, nil, "name a pod", 0},
@@ -89,7 +106,7 @@ func TestExplain(t *testing.T) {
 			if err := os.RemoveAll(filepath.Join(cluster, "asked")); err != nil {
 				t.Fatal(err)
 			}
-			args := strings.Fields(strings.NewReplacer("FILES", files, "CLUSTER", cluster).Replace("explain " + tt.args))
+			args := strings.Fields(strings.NewReplacer("FILES", files, "CLUSTER", cluster).Replace("explain --cni-conf-dir FILES/none " + tt.args))
 			out, err := vfctl(t, args...)
 			if (err == nil) != (tt.fails == "") || (err != nil && !strings.Contains(err.Error(), tt.fails)) {
 				t.Fatalf("got %v, want %q; %s", err, tt.fails, out)
@@ -166,7 +183,7 @@ func TestExplainAsksTheKubelet(t *testing.T) {
 		"in a file: yet to be made": {"-f " + filepath.Join(cluster, "shop.pod.web") + " --kubelet-root " + root, "device #001 of intel.com/sriov: "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			out, err := vfctl(t, strings.Fields("explain "+tt.args)...)
+			out, err := vfctl(t, strings.Fields("explain --cni-conf-dir /none "+tt.args)...)
 			if err != nil || !strings.Contains(out, tt.want) || strings.Contains(out, "0000:02:10.0") {
 				t.Errorf("got %v, want %q:\n%s", err, tt.want, out)
 			}

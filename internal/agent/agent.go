@@ -105,6 +105,9 @@ func newKeeper(ctx context.Context, c Config, planner *Planner) *cniconf.Keeper 
 		ConfDir: c.ConfDir, BinDir: c.BinDir, Log: c.Log, ReadyFile: c.Node.ReadyFile,
 		Options: cniconf.Options{DefaultNetworks: c.Node.Given(), SystemNamespaces: c.Node.Spared(), BinDir: c.Node.BinDir, MultusDir: c.Node.StateDir},
 	}
+	if c.Node.Policy.Isolated {
+		k.Options.NamespaceIsolation, k.Options.GlobalNamespaces = true, c.Node.Policy.Global
+	}
 	if c.Node.HasDefault() {
 		k.Default = func() (cniconf.Default, error) { return planner.defaultNetwork(ctx) }
 	}

@@ -51,6 +51,9 @@ func (p *Planner) plan(ctx context.Context, ask agentapi.Plan) (*network.Plan, e
 	if err != nil {
 		return nil, err
 	}
+	if err := wants.CheckDefinitions(definitions); err != nil {
+		return nil, err // the kubelet need not be asked: it answers few questions a second
+	}
 	var devices map[string][]string
 	if wants.NeedsDevices(definitions) {
 		if devices, err = p.Kubelet.Devices(ctx, ask.Pod); err != nil {

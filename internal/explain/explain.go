@@ -15,53 +15,49 @@ type Node struct {
 	Networks ondisk.Folder
 }
 
-// References are the definitions of the cluster that the pod's networks need.
-func (n Node) References(p Pod) ([]network.Reference, error) {
-	wants, err := n.wants(p)
-	if err != nil {
-		return nil, err
-	}
+// References are the definitions of the cluster that the pod's networks need, as far as these can be read.
+func (n Node) References(p Pod) []network.Reference {
+	wants, _ := n.wants(p)
 	var refs []network.Reference
 	for _, ref := range wants.References() {
 		if ref.Namespace != "" {
 			refs = append(refs, ref)
 		}
 	}
-	return refs, nil
+	return refs
 }
 
+// wants is what the pod asks for and the node gives it; with an error, as far as that can be read.
 func (n Node) wants(p Pod) (network.Wants, error) {
-	wants, err := network.ParseAnnotations(p.Pod, p.Annotations, n.Config.Namespace)
-	if err != nil {
-		return wants, err
+	wants, bad := network.ParseAnnotations(p.Pod, p.Annotations, n.Config.Namespace)
+	wants, err := n.Config.Apply(wants)
+	if bad != nil { // the agent looks no further
+		err = bad
 	}
-	return n.Config.Apply(wants)
+	return wants, err
 }
 
-// Explain writes what the pod would get, network by network. The error says why it would not start; then what is written is
-// each network by itself, with the reason at those that are refused.
+// Explain writes what the pod would get, network by network. The error says why it would not start, in the agent's words;
+// then each network has the reason why it is refused, or what it would be once the others are mended.
 func (n Node) Explain(w io.Writer, p Pod, definitions map[network.Reference]*network.Definition) error {
-	wants, err := n.wants(p)
-	if err != nil {
-		return err
-	}
+	wants, refused := n.wants(p)
 	found := map[network.Reference]*network.Definition{}
 	for _, ref := range wants.References() {
+		var err error
 		if found[ref], err = n.definition(ref, definitions[ref]); err != nil {
 			return err
 		}
 	}
-	plan, refused := wants.Plan(found, p.Devices)
-	var explanations []network.Explanation
+	if refused == nil {
+		_, refused = wants.Plan(found, p.Devices)
+	}
 	out := []error{refused}
 	if refused == nil {
-		explanations = wants.Explain(found, plan)
 		out = append(out, line(w, "pod %s/%s", p.Namespace, p.Name))
 	} else {
-		explanations = wants.ExplainRefused(found, p.Devices)
-		out = append(out, line(w, "pod %s/%s would not start; each of its networks by itself:", p.Namespace, p.Name))
+		out = append(out, line(w, "pod %s/%s would not start; its networks, one by one:", p.Namespace, p.Name))
 	}
-	for i, e := range explanations {
+	for i, e := range wants.Explain(found, p.Devices, refused) {
 		if i == 0 && wants.Default == nil && n.Config.HasDefault() {
 			e.Reasons = append(e.Reasons, fmt.Sprintf("it is what the node's configuration names: %s", n.Config.DefaultReference()))
 		}

@@ -52,12 +52,21 @@ spec:
 
 func explained(t *testing.T, node Node, manifest string) (string, error) {
 	t.Helper()
+	return explainedWith(t, node, manifest, nil)
+}
+
+// explainedWith is of a pod that has these devices, if they are not nil.
+func explainedWith(t *testing.T, node Node, manifest string, devices []string) (string, error) {
+	t.Helper()
 	m := Manifests{}
 	if err := errors.Join(m.Read([]byte(definitions), "shop"), m.Read([]byte(manifest), "shop")); err != nil {
 		t.Fatal(err)
 	}
 	if len(m.Pods) != 1 {
 		t.Fatalf("%d pods", len(m.Pods))
+	}
+	if devices != nil {
+		m.Pods[0].Devices = map[string][]string{"intel.com/sriov": devices}
 	}
 	var out strings.Builder
 	err := node.Explain(&out, m.Pods[0], m.Definitions)
@@ -176,6 +185,57 @@ func TestExplainBesideARefusal(t *testing.T) {
 			t.Fatalf("it does not say %q after the others:\n%s", want, got)
 		}
 		got = got[i:]
+	}
+}
+
+// A pod that is refused is explained as the agent plans it: which device a network would have depends on what the others name,
+// and how many are lacking on all of them.
+func TestExplainRefusedSideBySide(t *testing.T) {
+	for name, tt := range map[string]struct {
+		networks string
+		want     []string // in this order
+		not      string
+	}{
+		"a device that another network names": {
+			`[{"name":"fast","namespace":"nets"},{"name":"fast","namespace":"nets","deviceID":"0000:02:10.0"},{"name":"none"}]`,
+			[]string{"would not start", "net1 ", "device 0000:02:10.2 of intel.com/sriov", "net2 ", "device 0000:02:10.0 of intel.com/sriov: the annotation names it", "net3 ", "(NoDefinition)"},
+			"DeviceTaken",
+		},
+		"devices for all, the refused ones included": {
+			`[{"name":"fast","namespace":"nets","mac":"x"},{"name":"fast","namespace":"nets"},{"name":"fast","namespace":"nets"}]`,
+			[]string{"would not start", "net1 ", "(BadMAC)", "net2 ", "device 0000:02:10.2", "net3 ", "refused: ", "need 3 of", "has 2", `intel.com/sriov: "3"`},
+			`intel.com/sriov: "1"`,
+		},
+		"an interface that another has": {
+			`[{"name":"fast","namespace":"nets"},{"name":"fast","namespace":"nets","interface":"net1"}]`,
+			[]string{"would not start", "net1 ", "device 0000:02:10.0", "net1 ", "(InterfaceTaken)"},
+			"MissingDevice",
+		},
+		"a name that is none": {
+			`nets/fast, Shop/fast, nets/fast@lo, nets/fast`,
+			[]string{"would not start", "net1 ", "device 0000:02:10.0", "net2            k8s.v1.cni.cncf.io/networks[1]", "(BadNamespace)", "net3            nets/fast", "(BadInterface)", "net4 ", "need 3 of"},
+			"shop/fast",
+		},
+		"a namespace that is none": {`[{"name":"fast","namespace":"Nets"}]`, []string{"net1            k8s.v1.cni.cncf.io/networks[0]", "(BadNamespace)"}, "shop/fast"},
+		"not a list":               {`[{`, []string{"would not start", "eth0 "}, "net1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := explainedWith(t, plainNode(), podWith(`{k8s.v1.cni.cncf.io/networks: '`+tt.networks+`'}`), []string{"0000:02:10.2", "0000:02:10.0"})
+			if !errors.Is(err, network.ErrInvalid) || strings.Contains(got, tt.not) {
+				t.Fatalf("%v:\n%s", err, got)
+			}
+			for _, want := range tt.want {
+				i := strings.Index(got, want)
+				if i < 0 {
+					t.Fatalf("it does not say %q after the others:\n%s", want, got)
+				}
+				got = got[i+len(want):]
+			}
+		})
+	}
+	got, err := explained(t, plainNode(), podWith(`{v1.multus-cni.io/default-network: 'a,b', k8s.v1.cni.cncf.io/networks: 'nets/fast,,'}`))
+	if err == nil || !strings.Contains(got, "eth0            v1.multus-cni.io/default-network\n                - refused: pod shop/web, key v1.multus-cni.io/default-network: ") {
+		t.Errorf("%v:\n%s", err, got)
 	}
 }
 

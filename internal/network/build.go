@@ -9,48 +9,81 @@ import (
 )
 
 // Plan makes the plan out of the definitions that References named and the device ids, by resource, that the kubelet gave
-// to the pod. It is the same plan whatever the order of the ids. The error is an *Error.
+// to the pod. It is the same plan whatever the order of the ids. The error is the *Error of the first network that has one;
+// those of definitions come first.
 func (w Wants) Plan(definitions map[Reference]*Definition, devices map[string][]string) (*Plan, error) {
-	all := w.all()
-	defs := make([]*Definition, len(all))
-	for i, s := range all {
-		d, err := w.definition(s, definitions)
-		if err != nil {
-			return nil, err
-		}
-		defs[i] = d
-	}
-	ids, bad := assignDevices(all, defs, devices)
-	if bad != nil {
-		return nil, bad.of(w.Pod, "")
-	}
-	names, bad := w.interfaceNames()
-	if bad != nil {
-		return nil, bad
+	if err := w.CheckDefinitions(definitions); err != nil {
+		return nil, err
 	}
 	plan := &Plan{Pod: w.Pod}
-	size := 0
-	for i, s := range all {
-		a, err := attach(s, defs[i], ids[i])
-		if err != nil {
-			return nil, err.of(w.Pod, defs[i].Network())
+	for _, o := range w.outcomes(definitions, devices) {
+		if o.err != nil {
+			return nil, o.err
 		}
-		if size += len(a.Config); size > MaxPlan {
-			return nil, problem(TooLong, "ask for fewer networks, or shorten their definitions",
-				"the configurations of the pod's networks have more than %d bytes together", MaxPlan).at(s.Key).of(w.Pod, s.Network())
-		}
-		if w.Default != nil && i == 0 {
-			a.IfName, a.IsDefault = defaultIfName, true
-			plan.Default = &a
+		if o.attachment.IsDefault {
+			plan.Default = &o.attachment
 			continue
 		}
-		a.IfName = names[len(plan.Attachments)]
-		plan.Attachments = append(plan.Attachments, a)
+		plan.Attachments = append(plan.Attachments, o.attachment)
 	}
 	return plan, nil
 }
 
-func (w Wants) definition(s Selection, definitions map[Reference]*Definition) (*Definition, error) {
+// An outcome is what becomes of one network that is asked for: an attachment, or why there is none.
+type outcome struct {
+	asked      Selection
+	def        *Definition // nil if there is none, or none that can be used
+	attachment Attachment
+	err        *Error
+}
+
+// outcomes plans all networks side by side. One that is refused takes its name and its device all the same: with the fault
+// mended, the others get what they get here.
+func (w Wants) outcomes(definitions map[Reference]*Definition, devices map[string][]string) []outcome {
+	all := w.all()
+	out := make([]outcome, len(all))
+	defs := make([]*Definition, len(all))
+	for i, s := range all {
+		out[i].asked = s
+		out[i].def, out[i].err = w.definition(s, definitions)
+		defs[i] = out[i].def
+	}
+	ids, bad := assignDevices(all, defs, devices)
+	names, taken := w.interfaceNames()
+	size := 0
+	for i := range out {
+		o := &out[i]
+		if o.err == nil && bad[i] != nil {
+			o.err = bad[i].of(w.Pod, "")
+		}
+		if o.err == nil {
+			o.err = taken[i]
+		}
+		if o.err == nil && size <= MaxPlan { // above it, no more memory is spent
+			o.attachment, o.err = attach(o.asked, o.def, ids[i])
+			o.err = o.err.of(w.Pod, o.def.Network())
+			size += len(o.attachment.Config)
+		}
+		if o.err == nil && size > MaxPlan {
+			o.err = problem(TooLong, "ask for fewer networks, or shorten their definitions",
+				"the configurations of the pod's networks have more than %d bytes together", MaxPlan).at(o.asked.Key).of(w.Pod, o.asked.Network())
+		}
+		o.attachment.IfName, o.attachment.IsDefault = names[i], w.Default != nil && i == 0
+	}
+	return out
+}
+
+// CheckDefinitions says of the first network without a definition that can be used why that is so. The error is an *Error.
+func (w Wants) CheckDefinitions(definitions map[Reference]*Definition) error {
+	for _, s := range w.all() {
+		if _, err := w.definition(s, definitions); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w Wants) definition(s Selection, definitions map[Reference]*Definition) (*Definition, *Error) {
 	d := definitions[s.reference()]
 	switch {
 	case d == nil && s.FromNode:

@@ -68,38 +68,34 @@ func (s *stock) String() string {
 }
 
 // assignDevices gives each network that takes a device one of the pod's: first those that name theirs, then the others in
-// order, from the sorted ids. Nil where a network takes none.
-func assignDevices(all []Selection, defs []*Definition, devices map[string][]string) ([]*Device, *Error) {
+// order, from the sorted ids. Nil where a network takes none, or has no definition; bad says of the others why they get none.
+func assignDevices(all []Selection, defs []*Definition, devices map[string][]string) (ids []*Device, bad []*Error) {
 	s := newStock(devices)
-	ids := make([]*Device, len(all))
+	ids, bad = make([]*Device, len(all)), make([]*Error, len(all))
 	for i, d := range defs {
-		asked, key := askedDevice(all[i], d)
-		if asked == "" {
+		if d == nil {
 			continue
 		}
-		device, err := s.takeAsked(d, asked, key)
-		if err != nil {
-			return nil, err.of(Pod{}, d.Network())
+		if asked, key := askedDevice(all[i], d); asked != "" {
+			ids[i], bad[i] = s.takeAsked(d, asked, key)
+			bad[i] = bad[i].of(Pod{}, d.Network())
 		}
-		ids[i] = device
 	}
 	for i, d := range defs {
-		if ids[i] != nil {
+		if d == nil || ids[i] != nil || bad[i] != nil {
 			continue
 		}
-		if d.Resource == "" {
-			if err := checkNeedsNone(d, s); err != nil {
-				return nil, err.of(Pod{}, d.Network())
-			}
-			continue
+		switch {
+		case d.Resource == "":
+			bad[i] = checkNeedsNone(d, s).of(Pod{}, d.Network())
+		case len(s.left[d.Resource]) == 0:
+			bad[i] = missingDevice(d, defs, s).of(Pod{}, d.Network())
+		default:
+			ids[i] = &Device{Resource: d.Resource, ID: s.left[d.Resource][0]}
+			s.take(d.Resource, ids[i].ID)
 		}
-		if len(s.left[d.Resource]) == 0 {
-			return nil, missingDevice(d, defs, s).of(Pod{}, d.Network())
-		}
-		ids[i] = &Device{Resource: d.Resource, ID: s.left[d.Resource][0]}
-		s.take(d.Resource, ids[i].ID)
 	}
-	return ids, nil
+	return ids, bad
 }
 
 // askedDevice is the device that the pod, or else the definition's author, names. A definition with a resource gets the
@@ -163,7 +159,7 @@ func (s *stock) unused() string {
 func missingDevice(d *Definition, defs []*Definition, s *stock) *Error {
 	wanted := 0
 	for _, other := range defs {
-		if other.Resource == d.Resource {
+		if other != nil && other.Resource == d.Resource {
 			wanted++
 		}
 	}

@@ -112,11 +112,14 @@ func (f *faults) add(err *Error) {
 	}
 }
 
-func (f *faults) err() error {
+func (f *faults) err() error { return f.of(Pod{}, "") }
+
+// of is err with whose request it is, for what is said of the faults that are not told.
+func (f *faults) of(pod Pod, key string) error {
 	if f.more == 0 {
 		return errors.Join(f.list...)
 	}
-	return errors.Join(append(f.list, problem(TooMany, "mend these first", "there are %d faults more", f.more))...)
+	return errors.Join(append(f.list, problem(TooMany, "mend these first", "there are %d faults more", f.more).at(key).of(pod, ""))...)
 }
 
 // keyName is a key of the user's own as it can stand in an error's Key.

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,55 +15,67 @@ type Explanation struct {
 	Reasons []string // one fact and its reason each
 }
 
-// Explain tells of each interface of plan, which Plan made of definitions, where it comes from. The default network is the
-// first; of one that is the node's own, not more is known here.
-func (w Wants) Explain(definitions map[Reference]*Definition, plan *Plan) []Explanation {
+// Explain tells of each interface that the pod would have where it comes from, or why it is refused, the default network
+// first: of one that is the node's own, not more is known here. Each is told as Plan plans it, beside the others. Refused is
+// what ParseAnnotations, Apply and Plan said; nil if nothing is wrong.
+func (w Wants) Explain(definitions map[Reference]*Definition, devices map[string][]string, refused error) []Explanation {
 	var out []Explanation
-	attachments := plan.Attachments
-	if w.Default == nil {
+	switch {
+	case w.badDefault != nil:
+		out = append(out, refusedAt(defaultIfName, DefaultNetworkAnnotation, w.badDefault))
+	case w.Default == nil:
 		out = append(out, Explanation{IfName: defaultIfName, Network: "the node's default network", Reasons: []string{
 			"no annotation " + DefaultNetworkAnnotation + " names another",
 		}})
-	} else {
-		attachments = append([]Attachment{*plan.Default}, attachments...)
 	}
-	for i, s := range w.all() {
-		out = append(out, explain(s, definitions[s.reference()], attachments[i]))
+	for _, o := range w.outcomes(definitions, devices) {
+		e := refusedAt(o.attachment.IfName, o.asked.Key, refused)
+		switch {
+		case o.asked.Name == "" && len(e.Reasons) == 0:
+			e.Reasons = append(e.Reasons, "refused: its fault is one of those that are not told")
+		case o.asked.Name == "":
+		case o.err != nil:
+			e.Network = o.asked.Network()
+			e.refuse(o.err)
+		case len(e.Reasons) > 0:
+			e.Network = o.asked.Network()
+		default:
+			e = explain(o.asked, o.def, o.attachment)
+		}
+		out = append(out, e)
 	}
 	return out
 }
 
-// ExplainRefused is Explain for what Plan refuses: each network by itself, with what the pod has of devices in turn, and those
-// that are refused by themselves with the reason. What is wrong only with several side by side is in Plan's error.
-func (w Wants) ExplainRefused(definitions map[Reference]*Definition, devices map[string][]string) []Explanation {
-	var out []Explanation
-	left := map[string][]string{}
-	for resource, ids := range devices {
-		left[resource] = slices.Sorted(slices.Values(ids))
-	}
-	one := Wants{Pod: w.Pod, Default: w.Default}
-	if w.Default == nil {
-		out = one.Explain(nil, &Plan{})
-	}
-	for i, s := range w.all() {
-		at := i
-		if w.Default == nil {
-			at++
+// refusedAt says of the network that stands at key which of the errors below err are about it.
+func refusedAt(ifName, key string, err error) Explanation {
+	e := Explanation{IfName: ifName, Network: key}
+	for _, one := range each(err) {
+		if fault, ok := errors.AsType[*Error](one); ok && (fault.Key == key || strings.HasPrefix(fault.Key, key+".") || strings.HasPrefix(fault.Key, key+"[")) {
+			e.refuse(fault)
 		}
-		name := s.ifName(at)
-		plan, err := Wants{Pod: w.Pod, Networks: []Selection{s}}.Plan(definitions, left)
-		if err != nil {
-			out = append(out, Explanation{IfName: name, Network: s.Network(), Reasons: []string{"refused: " + err.Error()}})
-			continue
-		}
-		a := plan.Attachments[0]
-		if a.Device != nil {
-			left[a.Device.Resource] = slices.DeleteFunc(left[a.Device.Resource], func(id string) bool { return id == a.Device.ID })
-		}
-		a.IfName, a.IsDefault = name, at == 0
-		out = append(out, explain(s, definitions[s.reference()], a))
 	}
-	return out
+	return e
+}
+
+// refuse adds a reason that is not there yet.
+func (e *Explanation) refuse(err *Error) {
+	if reason := "refused: " + err.Error(); !slices.Contains(e.Reasons, reason) {
+		e.Reasons = append(e.Reasons, reason)
+	}
+}
+
+// each lists the errors that were joined, and what was joined of those.
+func each(err error) []error {
+	joined, several := err.(interface{ Unwrap() []error })
+	if !several {
+		return []error{err}
+	}
+	var list []error
+	for _, one := range joined.Unwrap() {
+		list = append(list, each(one)...)
+	}
+	return list
 }
 
 func explain(s Selection, d *Definition, a Attachment) Explanation {

@@ -13,17 +13,15 @@ import (
 )
 
 // wantUserError checks that whatever is wrong is told to its author, in a message that fits an event's reader: each fault by a
-// reason that is declared, with a key, and with what to do.
-func wantUserError(t *testing.T, err error) {
+// reason that is declared, with whose pod it is, the key, and what to do. What is wrong with no pod in sight, and with a whole
+// file, has neither.
+func wantUserError(t *testing.T, err error, pod Pod) {
 	t.Helper()
 	unseen := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
 	if text := err.Error(); !errors.Is(err, ErrInvalid) || len(text) > 32<<10 || strings.ContainsFunc(text, unseen) {
 		t.Fatalf("an error that is not for its author: %.1000v", err)
 	}
-	list := []error{err}
-	if joined, several := err.(interface{ Unwrap() []error }); several {
-		list = joined.Unwrap()
-	}
+	list := each(err)
 	if len(list) > MaxFaults+1 {
 		t.Fatalf("%d faults are told", len(list))
 	}
@@ -31,6 +29,9 @@ func wantUserError(t *testing.T, err error) {
 		e, ok := errors.AsType[*Error](one)
 		if !ok || !slices.Contains(declaredReasons(), e.Reason) || e.Problem == "" || e.Remedy == "" {
 			t.Fatalf("an error without a reason, or without what to do: %#v", one)
+		}
+		if e.Pod != pod || e.Key == "" && pod != (Pod{}) {
+			t.Fatalf("an error of %+v without the pod or the key: %#v", pod, e)
 		}
 	}
 }
@@ -43,6 +44,7 @@ func FuzzAnnotation(f *testing.F) {
 		"a,b/c@d", `[{"name":"a","ips":["192.0.2.1"],"default-route":[]}]`, `[{"name":"a","deviceID":"0000:02:10.0"},{"name":"a"}]`,
 		`[{"name":"a","cni-args":{"x":1},"portMappings":[{"hostPort":1,"containerPort":1}],"bandwidth":{"egressRate":1},"mac":"02:00:00:00:00:01"}]`,
 		`[{"name":"a","interface":"x\u0000","ipam-claim-reference":"c","infiniband-guid":"02:00:00:00:00:00:00:01","com.example.k":null}]`,
+		"[" + list(`{"name":"a","default-route":[]}`, MaxFaults+3) + "]", list("x/a", MaxFaults+2), list("-", MaxFaults+2), `[{"name":"a","namespace":"A","ips":[]}]`,
 	} {
 		f.Add(s, "")
 		f.Add("", s)
@@ -52,14 +54,22 @@ func FuzzAnnotation(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	isolated := *node
+	isolated.Policy.Isolated = true
 	f.Fuzz(func(t *testing.T, networks, def string) {
 		wants, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: networks, DefaultNetworkAnnotation: def}, DefaultNamespace)
 		if err != nil {
-			wantUserError(t, err)
+			wantUserError(t, err, testPod)
+			wantExplained(t, wants, nil, nil, err)
 			return
 		}
+		if _, err := isolated.Apply(wants); err != nil {
+			wantUserError(t, err, testPod)
+			wantExplained(t, wants, nil, nil, err)
+		}
 		if wants, err = node.Apply(wants); err != nil {
-			wantUserError(t, err)
+			wantUserError(t, err, testPod)
+			wantExplained(t, wants, nil, nil, err)
 			return
 		}
 		defs := map[Reference]*Definition{}
@@ -67,8 +77,9 @@ func FuzzAnnotation(f *testing.F) {
 			defs[r] = ParseDefinition(r.Namespace, r.Name, "intel.com/sriov", accommodating)
 		}
 		plan, err := wants.Plan(defs, devices)
+		wantExplained(t, wants, defs, devices, err)
 		if err != nil {
-			wantUserError(t, err)
+			wantUserError(t, err, testPod)
 			return
 		}
 		wantPlanned(t, wants, plan)
@@ -79,6 +90,30 @@ func FuzzAnnotation(f *testing.F) {
 			t.Fatalf("with the ids in another order, and one listed twice: %v: %s", err, d)
 		}
 	})
+}
+
+// wantExplained checks that each network is explained, that a terminal shows it as it is, and that a network is refused if the
+// pod is: each of them, where nothing is known of any definition.
+func wantExplained(t *testing.T, wants Wants, defs map[Reference]*Definition, devices map[string][]string, refused error) {
+	t.Helper()
+	all := wants.Explain(defs, devices, refused)
+	want := len(wants.all())
+	if wants.Default == nil {
+		want++
+	}
+	if len(all) != want {
+		t.Fatalf("%d networks explained, want %d", len(all), want)
+	}
+	for i, e := range all {
+		text := strings.Join(append([]string{e.IfName, e.Network}, e.Reasons...), " ")
+		if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) || e.IfName == "" || e.Network == "" || len(e.Reasons) == 0 {
+			t.Fatalf("an explanation that nobody can read: %q", text)
+		}
+		told := strings.HasPrefix(e.Reasons[0], "refused: ")
+		if ours := i == 0 && wants.Default == nil; !told && !ours && defs == nil || told && refused == nil {
+			t.Fatalf("is it refused (%v)? %q", refused, text)
+		}
+	}
 }
 
 // wantPlanned checks that the plan is what the pod asked for: each network, with its name, its values and a device that no
@@ -209,11 +244,11 @@ func FuzzDefinition(f *testing.F) {
 	f.Fuzz(func(t *testing.T, config, resource string) {
 		def := ParseDefinition("shop", "a", resource, config)
 		if def.Err != nil {
-			wantUserError(t, def.Err)
+			wantUserError(t, def.Err, Pod{})
 		}
 		plan, err := wants.Plan(nads(def), map[string][]string{def.Resource: {"0000:02:10.0"}})
 		if err != nil {
-			wantUserError(t, err)
+			wantUserError(t, err, testPod)
 			return
 		}
 		wantSame(t, plan)

@@ -394,7 +394,7 @@ func FuzzNodeConfig(f *testing.F) {
 	f.Fuzz(func(t *testing.T, config string) {
 		node, err := ParseNodeConfig([]byte(config))
 		if err != nil {
-			wantUserError(t, err)
+			wantUserError(t, err, Pod{})
 			return
 		}
 		want := len(node.Given())
@@ -403,7 +403,7 @@ func FuzzNodeConfig(f *testing.F) {
 		}
 		wants, err := node.Apply(Wants{Pod: testPod})
 		if err != nil {
-			wantUserError(t, err)
+			wantUserError(t, err, testPod)
 			return
 		}
 		if len(wants.Node) != want {
@@ -424,7 +424,7 @@ func FuzzNodeConfig(f *testing.F) {
 		}
 		plan, err := wants.Plan(defs, nil)
 		if err != nil {
-			wantUserError(t, err)
+			wantUserError(t, err, testPod)
 			return
 		}
 		taken := map[string]bool{defaultIfName: true}

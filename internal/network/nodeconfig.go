@@ -246,12 +246,9 @@ func (p *nodeParser) readDelegates(raw json.RawMessage) *Error {
 	return nil
 }
 
-// Apply adds to what a pod asks for what the node gives it, after it has made sure that the pod may ask for it. The error
-// joins one *Error for each fault.
+// Apply adds to what a pod asks for what the node gives it, and makes sure that the pod may ask for it. The error joins one
+// *Error for each fault; Wants is whole all the same, for Explain.
 func (c *NodeConfig) Apply(w Wants) (Wants, error) {
-	if err := c.Policy.Check(w); err != nil {
-		return w, err
-	}
 	for i := 1; i < len(c.Delegates); i++ {
 		key := delegateKey(i)
 		w.Node = append(w.Node, Selection{Name: key, Key: key, FromNode: true})
@@ -259,12 +256,18 @@ func (c *NodeConfig) Apply(w Wants) (Wants, error) {
 	if !slices.Contains(c.System, w.Pod.Namespace) {
 		w.Node = append(w.Node, c.Defaults...)
 	}
+	if err := c.Policy.Check(w); err != nil {
+		return w, err
+	}
 	if n := len(w.extra()); n > MaxAttachments {
 		return w, problem(TooMany, "ask for fewer networks", "the pod asks for %d networks, the node gives it %d: %d at most together",
 			len(w.Networks), len(w.Node), MaxAttachments).at(NetworksAnnotation).of(w.Pod, "")
 	}
-	if _, err := w.interfaceNames(); err != nil {
-		return w, err
+	_, taken := w.interfaceNames()
+	for _, err := range taken {
+		if err != nil {
+			return w, err
+		}
 	}
 	return w, nil
 }
@@ -311,9 +314,9 @@ func (c *NodeConfig) CheckDefault(d *Definition) error {
 	if c.Cluster != nil {
 		s = *c.Cluster
 	}
-	d, err := Wants{}.definition(s, map[Reference]*Definition{ref: d})
-	if err != nil {
-		return err
+	d, bad := Wants{}.definition(s, map[Reference]*Definition{ref: d})
+	if bad != nil {
+		return bad
 	}
 	if d.Resource != "" || checkNeedsNone(d, &stock{}) != nil {
 		return problem(NoResource, "name a network without devices; pods that have them can take this one by the annotation "+DefaultNetworkAnnotation,

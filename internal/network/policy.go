@@ -60,5 +60,5 @@ func (p Policy) Check(w Wants) error {
 	if d := w.Default; d != nil && d.Namespace != w.defaultsIn && !allowed(d.Namespace) {
 		refuse(*d, d.Key)
 	}
-	return found.err()
+	return found.of(w.Pod, NetworksAnnotation)
 }

@@ -52,7 +52,7 @@ var keyOfCapability = map[string]string{
 }
 
 // ParseSelections reads a networks annotation in either form. The namespace stands where an element names none. The
-// error joins one *Error for each fault.
+// error joins one *Error for each fault; then the selections have what could be read, and no Name where that is wrong.
 func ParseSelections(value, namespace string) ([]Selection, error) {
 	value = strings.TrimSpace(value)
 	if len(value) > MaxAnnotation {
@@ -88,19 +88,20 @@ func parseShort(item, namespace string) (Selection, *Error) {
 	s := Selection{Namespace: namespace}
 	rest, ifName, named := strings.Cut(item, "@")
 	before, after, found := strings.Cut(rest, "/")
-	s.Name = before
+	ref := Reference{namespace, before}
 	if found {
-		s.Namespace, s.Name = before, after
+		ref = Reference{before, after}
 	}
-	if s.Name == "" || s.Namespace == "" {
+	if ref.Name == "" || ref.Namespace == "" {
 		return s, problem(NoName, form, "%s names no network", quote(item))
 	}
-	if err := checkNamespace(s.Namespace); err != nil {
+	if err := checkNamespace(ref.Namespace); err != nil {
 		return s, err
 	}
-	if err := checkName(s.Name); err != nil {
+	if err := checkName(ref.Name); err != nil {
 		return s, err
 	}
+	s.Namespace, s.Name = ref.Namespace, ref.Name
 	if named {
 		if err := checkIfName(ifName); err != nil {
 			return s, err.at("interface").of(Pod{}, s.Network())
@@ -183,8 +184,11 @@ func parseElement(raw json.RawMessage, namespace string) (Selection, []*Error) {
 	if s.Name == "" && !slices.ContainsFunc(errs, func(err *Error) bool { return err.Key == "name" }) {
 		errs = append(errs, problem(MissingKey, "name the NetworkAttachmentDefinition", "the key is missing").at("name"))
 	}
+	if slices.ContainsFunc(errs, func(err *Error) bool { return err.Key == "name" || err.Key == "namespace" }) {
+		s.Name = "" // else it would be taken for another network
+	}
 	for _, err := range errs {
-		if checkName(s.Name) == nil && checkNamespace(s.Namespace) == nil {
+		if s.Name != "" {
 			err.Network = s.Network()
 		}
 	}

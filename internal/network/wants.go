@@ -1,7 +1,6 @@
 package network
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,6 +22,7 @@ type Wants struct {
 	Networks []Selection
 
 	defaultsIn string // where DefaultNetworkAnnotation looks
+	badDefault error  // why Default is nil although the annotation is there
 }
 
 // A Reference names a definition. Without a namespace it is none of the cluster's: see NodeConfig.
@@ -36,22 +36,25 @@ func (r Reference) String() string {
 }
 
 // ParseAnnotations reads what pod asks for. A definition for the default network that says no namespace is one of namespace
-// (see NodeConfig.Namespace). The error joins one *Error for each fault.
+// (see NodeConfig.Namespace). The error joins one *Error for each fault; then Wants has what could be read, for Explain.
 func ParseAnnotations(pod Pod, annotations map[string]string, namespace string) (Wants, error) {
 	w := Wants{Pod: pod, defaultsIn: namespace}
 	networks, err := ParseSelections(annotations[NetworksAnnotation], pod.Namespace)
-	if err != nil {
-		return w, inAnnotation(err, pod, NetworksAnnotation)
-	}
 	for i := range networks {
 		networks[i].Key = fmt.Sprintf("%s[%d]", NetworksAnnotation, i)
 	}
 	w.Networks = networks
 	if value := strings.TrimSpace(annotations[DefaultNetworkAnnotation]); value != "" {
-		w.Default, err = parseDefault(value, namespace)
-		if err != nil {
-			return w, inAnnotation(err, pod, DefaultNetworkAnnotation)
+		var bad error
+		if w.Default, bad = parseDefault(value, namespace); bad != nil {
+			w.badDefault = inAnnotation(bad, pod, DefaultNetworkAnnotation)
 		}
+	}
+	switch {
+	case err != nil:
+		return w, inAnnotation(err, pod, NetworksAnnotation)
+	case w.badDefault != nil:
+		return w, w.badDefault
 	}
 	return w, w.checkTogether()
 }
@@ -75,12 +78,7 @@ func parseDefault(value, namespace string) (*Selection, error) {
 
 // inAnnotation puts the pod and the annotation into each error below err.
 func inAnnotation(err error, pod Pod, annotation string) error {
-	var list []error
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		list = joined.Unwrap()
-	} else {
-		list = []error{err}
-	}
+	list := each(err)
 	for i, one := range list {
 		if e, ok := errors.AsType[*Error](one); ok {
 			list[i] = e.at(annotation).of(pod, "")
@@ -105,7 +103,7 @@ func (w Wants) checkTogether() error {
 				at("ips").at(s.Key).of(w.Pod, s.Network()))
 		}
 	}
-	return found.err()
+	return found.of(w.Pod, NetworksAnnotation)
 }
 
 const defaultIfName = "eth0"
@@ -121,36 +119,47 @@ func (w Wants) all() []Selection {
 	return append([]Selection{*w.Default}, w.extra()...)
 }
 
-// ifName is the interface's name as asked for, or else by its position; at 0 is the default network.
+// ifName is the interface's name as asked for, or else by its position.
 func (s Selection) ifName(at int) string {
-	if s.IfName == "" && at > 0 {
+	if s.IfName == "" {
 		return fmt.Sprintf("net%d", at)
 	}
-	return cmp.Or(s.IfName, defaultIfName)
+	return s.IfName
 }
 
-// interfaceNames gives net1, net2, … by position to those of extra that ask for none. What the node gives comes first, so the
-// names are known only after Apply.
-func (w Wants) interfaceNames() ([]string, *Error) {
+// interfaceNames gives each network its interface's name, net1, net2, … by position to those that ask for none, and says why
+// one cannot have the name that it has. What the node gives comes first, so the names are known only after Apply.
+func (w Wants) interfaceNames() (names []string, bad []*Error) {
+	all := w.all()
+	names, bad = make([]string, len(all)), make([]*Error, len(all))
 	taken := map[string]string{defaultIfName: "the default network"}
-	var names []string
-	for i, s := range w.extra() {
-		name := s.ifName(i + 1)
-		if by, is := taken[name]; is {
-			return nil, problem(InterfaceTaken, `choose another "interface", or none for net1, net2, … by position`,
-				"the interface name %s is taken by %s", quote(name), by).at("interface").at(s.Key).of(w.Pod, s.Network())
+	for i, s := range all {
+		if w.Default != nil && i == 0 {
+			names[i] = defaultIfName
+			continue
 		}
-		taken[name] = fmt.Sprintf("network %s (%s)", s.Network(), s.Key)
-		names = append(names, name)
+		at := i
+		if w.Default == nil {
+			at++
+		}
+		names[i] = s.ifName(at)
+		if by, is := taken[names[i]]; is {
+			bad[i] = problem(InterfaceTaken, `choose another "interface", or none for net1, net2, … by position`,
+				"the interface name %s is taken by %s", quote(names[i]), by).at("interface").at(s.Key).of(w.Pod, s.Network())
+			continue
+		}
+		taken[names[i]] = fmt.Sprintf("network %s (%s)", s.Network(), s.Key)
 	}
-	return names, nil
+	return names, bad
 }
 
 // References lists the definitions that Plan needs, each once, sorted.
 func (w Wants) References() []Reference {
 	var refs []Reference
 	for _, s := range w.all() {
-		refs = append(refs, s.reference())
+		if s.Name != "" { // else it is refused
+			refs = append(refs, s.reference())
+		}
 	}
 	slices.SortFunc(refs, func(a, b Reference) int { return strings.Compare(a.String(), b.String()) })
 	return slices.Compact(refs)

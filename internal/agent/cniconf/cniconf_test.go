@@ -314,7 +314,11 @@ func TestWriteIsOneRename(t *testing.T) {
 }
 
 func TestRenderWithNetworksForEveryPod(t *testing.T) {
-	data, err := Render(Default{List: json.RawMessage(flannel)}, Options{DefaultNetworks: []string{"side"}, SystemNamespaces: []string{"kube-system"}, BinDir: "/opt/more", MultusDir: "/old/state"})
+	options := Options{
+		DefaultNetworks: []string{"side"}, SystemNamespaces: []string{"kube-system"}, BinDir: "/opt/more", MultusDir: "/old/state",
+		NamespaceIsolation: true, GlobalNamespaces: []string{"default"},
+	}
+	data, err := Render(Default{List: json.RawMessage(flannel)}, options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +326,7 @@ func TestRenderWithNetworksForEveryPod(t *testing.T) {
 	if err := json.Unmarshal(data, &got); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]Options{{[]string{"side"}, []string{"kube-system"}, "/opt/more", "/old/state"}}, got.Plugins); diff != "" {
+	if diff := cmp.Diff([]Options{options}, got.Plugins); diff != "" {
 		t.Error(diff)
 	}
 }
