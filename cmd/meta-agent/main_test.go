@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -60,10 +61,35 @@ func TestMultusFileForTheAgent(t *testing.T) {
 			t.Errorf("got %+v", o.Node)
 		}
 	}
-	var said bytes.Buffer
-	t.Setenv("KUBERNETES_SERVICE_HOST", "")
-	if err := run(t.Context(), []string{"--node-name=n", "--config=" + file}, environment(nil), &said); err == nil || strings.Count(said.String(), "kubeconfig") != 1 {
-		t.Errorf("%v; the warning: %s", err, said.String())
+}
+
+// Keys of Multus' file that mean nothing here are told once, all in one warning, and no other key is.
+func TestMultusIgnoredKeysAreOneWarning(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "") // there is no cluster: it ends behind the warning
+	for config, want := range map[string]string{
+		`{"type":"multus","name":"n","cniVersion":"1.0.0","capabilities":{"portMappings":true},"confDir":"/nets","binDir":"/bin","logLevel":"debug","namespaceIsolation":true}`: "",
+		`{"type":"multus","kubeconfig":"/x"}`: "[kubeconfig]",
+		`{"type":"multus","logToStderr":true,"kubeconfig":"/x","Note":"a","clusterNetwork":"d","delegates":[{"type":"bridge"}],"logFile":"/y","logLevel":"loud","confDir":"/nets",
+			"auxiliaryCNIChainName":"c"}`: "[Note auxiliaryCNIChainName delegates kubeconfig logFile logLevel logToStderr]",
+	} {
+		file := filepath.Join(t.TempDir(), "multus.conf")
+		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var said bytes.Buffer
+		if err := run(t.Context(), []string{"--node-name=n", "--config=" + file}, environment(nil), &said); err == nil {
+			t.Fatal("it found a cluster")
+		}
+		warnings := regexp.MustCompile(`(?m)^.* level=WARN .* file=(\S+) keys="?(\[.*?\])"?$`).FindAllStringSubmatch(said.String(), -1)
+		got := ""
+		for _, w := range warnings {
+			if got = w[2]; w[1] != file {
+				t.Errorf("the warning is of the file %s", w[1])
+			}
+		}
+		if got != want || len(warnings) > 1 || strings.Count(said.String(), "level=WARN") != len(warnings) {
+			t.Errorf("%s: warned of %s, want %s:\n%s", config, got, want, said.String())
+		}
 	}
 }
 

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
 	"github.com/viaduct-sriov/viaduct/internal/network"
@@ -20,6 +23,11 @@ func spent(f func()) uint64 {
 	f()
 	runtime.ReadMemStats(&after)
 	return after.TotalAlloc - before.TotalAlloc
+}
+
+// questions are the API server's requests since the last time, but for events, which nobody waits for.
+func (n *node) questions() []string {
+	return slices.DeleteFunc(n.api.requests(), func(r string) bool { return strings.HasPrefix(r, "POST ") })
 }
 
 func many(s string, n int) string { return strings.TrimSuffix(strings.Repeat(s+",", n), ",") }
@@ -72,9 +80,9 @@ func TestHostilePods(t *testing.T) {
 	eventually(t, func() error { // so that none is asked for
 		n.api.requests()
 		for name := range definitions {
-			_, _ = n.client.Plan(t.Context(), agentapi.Plan{Annotations: networks(name)})
+			_, _ = n.client.Plan(t.Context(), agentapi.Plan{Pod: pod1, Annotations: networks(name)})
 		}
-		if asked := n.api.requests(); len(asked) > 0 {
+		if asked := n.questions(); len(asked) > 0 {
 			return fmt.Errorf("the API server was asked %v", asked)
 		}
 		return nil
@@ -91,9 +99,13 @@ func TestHostilePods(t *testing.T) {
 	refuse := func(t *testing.T, value string, reason network.Reason) {
 		t.Helper()
 		var err error
+		n.api.requests()
 		used := spent(func() {
 			_, err = n.client.Plan(t.Context(), agentapi.Plan{ContainerID: "c", Pod: pod1, Annotations: networks(value)})
 		})
+		if asked := n.questions(); len(asked) > 0 {
+			t.Errorf("what is refused costs others: the API server was asked %v", asked)
+		}
 		refused, ok := errors.AsType[*agentapi.Error](err)
 		if !ok || refused.Code != codeInvalidConfig || !strings.HasPrefix(refused.Error(), "pod shop/till-0") || !strings.Contains(refused.Error(), fmt.Sprintf("(%s)", reason)) {
 			t.Fatalf("got %.1000v, want %s", err, reason)
@@ -136,4 +148,32 @@ func TestHostilePods(t *testing.T) {
 		})
 		return err
 	})
+}
+
+// What a pod can make the agent ask others is bounded: for each definition that is not there one question to the API server,
+// and none to the kubelet before all are.
+func TestQuestionsOfAHostilePod(t *testing.T) {
+	n := startNode(t, func(n *node) {
+		n.config.Log = slog.New(slog.DiscardHandler)
+		n.api.putNAD("a", "intel.com/sriov", sriovConf)
+	})
+	n.kubelet.give(pod2, "intel.com/sriov", "0000:02:10.0")
+	n.waitCached(t, pod2, networks("a"))
+	names, want := []string{"a"}, []string{}
+	for i := range network.MaxAttachments - 2 {
+		names = append(names, fmt.Sprintf("none-%02d", i))
+		want = append(want, fmt.Sprintf("GET /apis/k8s.cni.cncf.io/v1/namespaces/shop/network-attachment-definitions/none-%02d", i))
+	}
+	names = append(names, "none-00") // twice
+	n.kubelet.asked()
+	for range 2 { // the kubelet tries again
+		n.api.requests()
+		n.wantCode(t, pod1, networks(strings.Join(names, ",")), codeInvalidConfig, "none-00", "NoDefinition")
+		if d := cmp.Diff(want, slices.Sorted(slices.Values(n.questions()))); d != "" {
+			t.Errorf("requests to the API server: %s", d)
+		}
+	}
+	if asked := n.kubelet.asked(); len(asked) > 0 {
+		t.Errorf("the kubelet was asked %v", asked)
+	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
 
+	"github.com/viaduct-sriov/viaduct/internal/agentapi"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
@@ -27,6 +29,7 @@ type kubelet struct {
 
 	mu        sync.Mutex
 	pods      map[string]map[string][]string // namespace/name → resource → ids
+	specs     map[string][]container         // namespace/name → a pod whose containers differ
 	noGet     error
 	exhausted int // how many calls are refused first
 	calls     []string
@@ -61,6 +64,39 @@ func (k *kubelet) give(pod network.Pod, resource string, ids ...string) {
 	k.pods[key][resource] = ids
 }
 
+// A container is one of a pod's, as far as the kubelet's answer depends on it.
+type container struct {
+	kind string // init, sidecar, app
+	ids  []string
+}
+
+// listed is what the kubelet tells of a pod since 1.29: its sidecars, then its other containers. An init container that ends
+// is left out; its devices are given to a later container first, and are then that one's.
+func listed(containers []container, resource string) (out []*podresources.ContainerResources) {
+	for _, kind := range []string{"sidecar", "app"} {
+		for i, c := range containers {
+			if c.kind != kind {
+				continue
+			}
+			r := &podresources.ContainerResources{Name: fmt.Sprintf("%s-%d", kind, i)}
+			for _, id := range c.ids {
+				r.Devices = append(r.Devices, &podresources.ContainerDevices{ResourceName: resource, DeviceIds: []string{id}})
+			}
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// asked are the calls since the last time.
+func (k *kubelet) asked() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	calls := k.calls
+	k.calls = nil
+	return calls
+}
+
 func (k *kubelet) begin(call string) error {
 	k.calls = append(k.calls, call)
 	if k.exhausted > 0 {
@@ -71,6 +107,9 @@ func (k *kubelet) begin(call string) error {
 }
 
 func (k *kubelet) containers(key string) []*podresources.ContainerResources {
+	if spec := k.specs[key]; spec != nil {
+		return listed(spec, "intel.com/sriov")
+	}
 	main := &podresources.ContainerResources{Name: "main"}
 	side := &podresources.ContainerResources{Name: "side"}
 	for resource, ids := range k.pods[key] {
@@ -99,7 +138,7 @@ func (k *kubelet) Get(_ context.Context, r *podresources.GetPodResourcesRequest)
 		return nil, k.noGet
 	}
 	key := r.PodNamespace + "/" + r.PodName
-	if _, ok := k.pods[key]; !ok {
+	if k.pods[key] == nil && k.specs[key] == nil {
 		return nil, errors.New("pod " + r.PodName + " in namespace " + r.PodNamespace + " not found")
 	}
 	return &podresources.GetPodResourcesResponse{PodResources: &podresources.PodResources{Namespace: r.PodNamespace, Name: r.PodName, Containers: k.containers(key)}}, nil
@@ -157,6 +196,60 @@ func TestDevices(t *testing.T) {
 				}
 			}
 			if d := cmp.Diff(tt.calls, fake.calls); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+// A sidecar's devices are the pod's, those of an init container that ends are not, unless a later container got them.
+func TestDevicesOfSidecars(t *testing.T) {
+	for name, tc := range map[string]struct {
+		pod      []container
+		networks string
+		want     []string
+		refused  []string
+	}{
+		"a container and a sidecar": {
+			[]container{{"sidecar", []string{"0000:02:10.2"}}, {"app", []string{"0000:02:10.0"}}}, "a,a", []string{"0000:02:10.0", "0000:02:10.2"}, nil,
+		},
+		"an init container beside": {
+			[]container{{"init", []string{"0000:02:10.4"}}, {"sidecar", []string{"0000:02:10.2"}}, {"app", []string{"0000:02:10.0"}}},
+			"a,a,a", nil,
+			[]string{"need 3 of", "the pod has 2", "0000:02:10.0, 0000:02:10.2", `intel.com/sriov: "3"`, "an init container's devices do not count"},
+		},
+		"an init container whose device a container got": {
+			[]container{{"init", []string{"0000:02:10.4"}}, {"app", []string{"0000:02:10.4", "0000:02:10.6"}}}, "a,a", []string{"0000:02:10.4", "0000:02:10.6"}, nil,
+		},
+		"an init container alone": {
+			[]container{{"init", []string{"0000:02:10.4"}}, {"app", nil}},
+			"a", nil,
+			[]string{"need 1 of", "the pod has 0", "the pod's devices: none", "an init container's devices do not count"},
+		},
+		"the init container's device by name": {
+			[]container{{"init", []string{"0000:02:10.4"}}, {"sidecar", []string{"0000:02:10.2"}}, {"app", nil}},
+			`[{"name":"a","deviceID":"0000:02:10.4"}]`, nil,
+			[]string{"0000:02:10.4", "ForeignDevice", "(0000:02:10.2)"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := startNode(t, func(n *node) {
+				n.api.putNAD("a", "intel.com/sriov", sriovConf)
+				n.kubelet.specs = map[string][]container{"shop/till-0": tc.pod}
+			})
+			if tc.refused != nil {
+				n.wantCode(t, pod1, networks(tc.networks), codeInvalidConfig, tc.refused...)
+				return
+			}
+			plan, err := n.client.Plan(t.Context(), agentapi.Plan{ContainerID: "c", Pod: pod1, Annotations: networks(tc.networks)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, a := range plan.Attachments {
+				got = append(got, a.Device.ID)
+			}
+			if d := cmp.Diff(tc.want, got); d != "" {
 				t.Error(d)
 			}
 		})

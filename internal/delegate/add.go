@@ -125,7 +125,7 @@ func (r *Runner) addOne(ctx context.Context, rec *Record, a *Attached, chain *Ch
 		}
 		out, err := r.exec(ctx, call{
 			verb: "ADD", network: a.Name, ifName: a.IfName, plugin: p, stdin: stdin,
-			env: r.env(rec, a, "ADD", rec.Netns.Path), containerID: rec.ContainerID,
+			env: r.env(rec, a, chain, "ADD", rec.Netns.Path), containerID: rec.ContainerID,
 		})
 		if err != nil {
 			return err

@@ -174,6 +174,20 @@ func (c *Chain) declares(capability string) bool {
 	return false
 }
 
+// takesIPArg reports whether addresses have to stand in CNI_ARGS, as IP=, where Multus writes them for every network. Whereabouts
+// reads them nowhere else. The others read runtimeConfig, and host-local fails if IP= has more than one.
+func (c *Chain) takesIPArg() bool {
+	for _, p := range c.Plugins {
+		var ipam struct {
+			Type string `json:"type"`
+		}
+		if raw, ok := p.raw["ipam"]; ok && json.Unmarshal(raw, &ipam) == nil && ipam.Type == "whereabouts" {
+			return true
+		}
+	}
+	return false
+}
+
 // stdin is what one plugin reads: its own configuration with the list's name and version, the capability values that it
 // declares, and whatever else is to be put in, such as prevResult.
 func (c *Chain) stdin(p PluginConf, capabilities map[string]json.RawMessage, extra map[string]any) ([]byte, error) {

@@ -117,7 +117,7 @@ func (r *Runner) delOne(ctx context.Context, rec *Record, a *Attached, netns str
 		if err == nil {
 			_, err = r.exec(ctx, call{
 				verb: "DEL", network: a.Name, ifName: a.IfName, plugin: p, stdin: stdin,
-				env: r.env(rec, a, "DEL", netns), containerID: rec.ContainerID,
+				env: r.env(rec, a, chain, "DEL", netns), containerID: rec.ContainerID,
 			})
 		}
 		errs = append(errs, err)

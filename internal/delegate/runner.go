@@ -107,12 +107,21 @@ func (r *Runner) endLeftover(ctx context.Context, containerID string) error {
 }
 
 // env is the environment of one plugin of one attachment.
-func (r *Runner) env(rec *Record, a *Attached, verb, netns string) map[string]string {
+func (r *Runner) env(rec *Record, a *Attached, chain *Chain, verb, netns string) map[string]string {
 	args := rec.Args
+	add := func(key, value string) {
+		if value != "" && !strings.ContainsAny(value, ";=") {
+			args = strings.TrimPrefix(args+";"+key+"="+value, ";")
+		}
+	}
 	// Some plugins, such as ovs, know no runtimeConfig and take a MAC from here, where Multus writes it too.
 	var mac string
-	if json.Unmarshal(a.Capabilities["mac"], &mac) == nil && mac != "" && !strings.ContainsAny(mac, ";=") {
-		args = strings.TrimPrefix(args+";MAC="+mac, ";")
+	if json.Unmarshal(a.Capabilities["mac"], &mac) == nil {
+		add("MAC", mac)
+	}
+	var ips []string
+	if chain.takesIPArg() && json.Unmarshal(a.Capabilities["ips"], &ips) == nil {
+		add("IP", strings.Join(ips, ","))
 	}
 	return map[string]string{
 		"CNI_COMMAND": verb, "CNI_CONTAINERID": rec.ContainerID, "CNI_NETNS": netns, "CNI_IFNAME": a.IfName,

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -41,7 +42,7 @@ func TestStandardKeysAreSeenInThePod(t *testing.T) {
 		definitions := map[string]string{}
 		for i, plugins := range []string{
 			`{"type":"bridge","bridge":"br0","capabilities":{"mac":true,"ips":true},"ipam":{"type":"static"}}`,
-			`{"type":"bridge","bridge":"br1",` + hostLocal + `}`, // declares neither ips nor mac
+			`{"type":"bridge","bridge":"br1","ipam":{"type":"host-local","dataDir":"LEASES","ranges":[[{"subnet":"10.6N.0.0/24"}],[{"subnet":"fd6N::/64"}]]}}`, // declares neither ips nor mac
 			`{"type":"ptp",` + hostLocal + `},{"type":"tuning","capabilities":{"mac":true}}`,
 			`{"type":"bridge","bridge":"br3","isGateway":true,` + hostLocal + `},{"type":"bandwidth","capabilities":{"bandwidth":true}},
 				{"type":"portmap","backend":"nftables","capabilities":{"portMappings":true}},{"type":"tuning"}`,
@@ -51,7 +52,7 @@ func TestStandardKeysAreSeenInThePod(t *testing.T) {
 		}
 		annotation := `[
 			{"name":"n0","ips":["10.60.0.9/24","fd60::9/64"],"mac":"02:11:22:33:44:50"},
-			{"name":"n1","ips":["10.61.0.77"],"mac":"02:11:22:33:44:51"},
+			{"name":"n1","ips":["10.61.0.77","fd61::77"],"mac":"02:11:22:33:44:51"},
 			{"name":"n2","mac":"02:11:22:33:44:52"},
 			{"name":"n3","interface":"data0","cni-args":{"mtu":1400,"promisc":true},
 				"bandwidth":{"ingressRate":8000000,"ingressBurst":800000,"egressRate":4000000,"egressBurst":400000},
@@ -63,7 +64,7 @@ func TestStandardKeysAreSeenInThePod(t *testing.T) {
 		inPod := "ip netns exec " + filepath.Base(n.netns) + " ip addr show "
 		for look, want := range map[string][]string{
 			inPod + "net1":     {"inet 10.60.0.9/24", "inet6 fd60::9/64", "02:11:22:33:44:50"},
-			inPod + "net2":     {"inet 10.61.0.77/24", "02:11:22:33:44:51"},
+			inPod + "net2":     {"inet 10.61.0.77/24", "inet6 fd61::77/64", "02:11:22:33:44:51"},
 			inPod + "net3":     {"inet 10.62.0.2/", "02:11:22:33:44:52"},
 			inPod + "data0":    {"inet 10.63.0.2/24", "mtu 1400", "PROMISC"},
 			"tc qdisc show":    {"rate 8Mbit", "rate 4Mbit"},
@@ -87,7 +88,7 @@ func TestStandardKeysAreSeenInThePod(t *testing.T) {
 				t.Errorf("after DEL, %s still shows %q:\n%s", look, gone, got)
 			}
 		}
-		reserved, err := filepath.Glob(filepath.Join(leases, "*", "10.*"))
+		reserved, err := filepath.Glob(filepath.Join(leases, "*", "[1f][0d]*"))
 		if inside := sh(t, "ip netns exec "+filepath.Base(n.netns)+" ip -br link show"); err != nil || reserved != nil || n.left() != nil || strings.Count(inside, "\n") != 0 {
 			t.Errorf("left behind: %v, %v, in the pod %s; %v", reserved, n.left(), inside, err)
 		}
@@ -140,6 +141,107 @@ func TestMultusMACInArgs(t *testing.T) {
 	}
 	want := []string{"ADD rec-a ", "ADD rec-b ;MAC=02:11:22:33:44:55", "ADD rec-c ", "DEL rec-c ", "DEL rec-b ;MAC=02:11:22:33:44:55", "DEL rec-a "}
 	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// Whereabouts takes addresses from IP= of CNI_ARGS alone, with ADD and after. Networks with other IPAM plugins are not given
+// it, nor are the networks beside.
+func TestMultusIPInArgs(t *testing.T) {
+	n := newNode(t)
+	def := func(name, plugin string) string { return string(n.chain(name, "1.0.0", plugin)) }
+	plan := n.attachments(asked(t, `[{"name":"a","ips":["192.0.2.7/24","2001:db8::7/64"]},{"name":"b","ips":["192.0.2.8","192.0.2.9"]},{"name":"a"}]`,
+		map[string]string{"a": def("a", `rec-b "ipam":{"type":"whereabouts"}`), "b": def("b", `rec-c "ipam":{"type":"host-local"}`)})...)
+	if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(plan)); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Check(t.Context(), n.sandbox("c1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]string{}
+	for _, c := range delegatetest.Calls(t, n.journal) {
+		got[c.IfName] = append(got[c.IfName], c.Verb+strings.TrimPrefix(c.Args, n.sandbox("c1").Args)+" "+string(c.Stdin["runtimeConfig"]))
+	}
+	each := func(args string) []string { return []string{"ADD" + args, "CHECK" + args, "DEL" + args} }
+	want := map[string][]string{
+		"eth0": each(" "),
+		"net1": each(`;IP=192.0.2.7/24,2001:db8::7/64 {"ips":["192.0.2.7/24","2001:db8::7/64"]}`),
+		"net2": each(` {"ips":["192.0.2.8","192.0.2.9"]}`),
+		"net3": each(" "),
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// What a pod asks for goes where the standard says, and nowhere else: to runtimeConfig of those plugins of the network that
+// declare it, with the device's id, at every verb; the id also into each plugin's own configuration. The network that replaces
+// the pod's default one is no exception.
+func TestStandardRuntimeConfigGoesToItsPlugins(t *testing.T) {
+	n := newNode(t)
+	pod := network.Pod{Namespace: "shop", Name: "web"}
+	const all = ` "capabilities":{"ips":true,"mac":true,"bandwidth":true,"portMappings":true,"infinibandGUID":true,"deviceID":true}`
+	config := func(name string, plugins ...string) string { return string(n.chain(name, "1.0.0", plugins...)) }
+	definitions := map[network.Reference]*network.Definition{}
+	for name, config := range map[string]string{
+		"all":   config("all", "rec-b"+all, "rec-c", `rec-d "capabilities":{"mac":true,"deviceID":false}`),
+		"some":  config("some", `rec-b "capabilities":{"bandwidth":true}`, `rec-c "capabilities":{"deviceID":true}`),
+		"first": config("first", "rec-a"+all, "rec-d"),
+	} {
+		definitions[network.Reference{Namespace: "shop", Name: name}] = network.ParseDefinition("shop", name, "intel.com/sriov", config)
+	}
+	wants, err := network.ParseAnnotations(pod, map[string]string{
+		network.DefaultNetworkAnnotation: `[{"name":"first","namespace":"shop","mac":"02:00:00:00:00:0a","bandwidth":{"egressRate":1}}]`,
+		network.NetworksAnnotation: `[
+			{"name":"all","ips":["192.0.2.7"],"mac":"02:00:00:00:00:0b","bandwidth":{"ingressRate":2},"portMappings":[{"hostPort":1,"containerPort":2}],
+				"infiniband-guid":"02:00:00:00:00:00:00:01","cni-args":{"mac":"x"}},
+			{"name":"some","bandwidth":{"egressRate":3}}]`,
+	}, network.DefaultNamespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := wants.Plan(definitions, map[string][]string{"intel.com/sriov": {"0000:02:10.4", "0000:02:10.0", "0000:02:10.2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(append([]network.Attachment{*plan.Default}, plan.Attachments...))); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Check(t.Context(), n.sandbox("c1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{ // by interface and plugin: device, runtimeConfig
+		"eth0 rec-a": `"0000:02:10.0" {"bandwidth":{"egressRate":1},"deviceID":"0000:02:10.0","mac":"02:00:00:00:00:0a"}`,
+		"eth0 rec-d": `"0000:02:10.0" `,
+		"net1 rec-b": `"0000:02:10.2" {"bandwidth":{"ingressRate":2},"deviceID":"0000:02:10.2","infinibandGUID":"02:00:00:00:00:00:00:01","ips":["192.0.2.7"],` +
+			`"mac":"02:00:00:00:00:0b","portMappings":[{"hostPort":1,"containerPort":2,"protocol":"tcp"}]}`,
+		"net1 rec-c": `"0000:02:10.2" `,
+		"net1 rec-d": `"0000:02:10.2" {"mac":"02:00:00:00:00:0b"}`,
+		"net2 rec-b": `"0000:02:10.4" {"bandwidth":{"egressRate":3}}`,
+		"net2 rec-c": `"0000:02:10.4" {"deviceID":"0000:02:10.4"}`,
+	}
+	// Beside the runtimeConfig, a plugin reads what its author wrote, what CNI puts in, and these.
+	known := []string{"type", "journal", "effects", "capabilities", "name", "cniVersion", "prevResult", "runtimeConfig", "deviceID", "pciBusID", "args"}
+	verbs := map[string]int{}
+	for _, c := range delegatetest.Calls(t, n.journal) {
+		at := c.IfName + " " + c.Plugin
+		if got := string(c.Stdin["deviceID"]) + " " + string(c.Stdin["runtimeConfig"]); got != want[at] || string(c.Stdin["pciBusID"]) != string(c.Stdin["deviceID"]) {
+			t.Errorf("%s of %s: got %s, want %s; pciBusID %s", c.Verb, at, got, want[at], c.Stdin["pciBusID"])
+		}
+		for key := range c.Stdin {
+			if !slices.Contains(known, key) || key == "args" && c.IfName != "net1" {
+				t.Errorf("%s of %s: the plugin reads %s: %s", c.Verb, at, key, c.Stdin[key])
+			}
+		}
+		verbs[c.Verb]++
+	}
+	if d := cmp.Diff(map[string]int{"ADD": 7, "CHECK": 7, "DEL": 7}, verbs); d != "" {
 		t.Error(d)
 	}
 }
@@ -240,6 +342,13 @@ func TestStandardDefaultRouteInThePod(t *testing.T) {
 			}
 			if d := cmp.Diff(tc.want, got); d != "" {
 				t.Errorf("default routes: %s", d)
+			}
+			learns := "0\n0" // whether the interfaces take advertised routers for default routes
+			if tc.route == "null" {
+				learns = "1\n1"
+			}
+			if got := sh(t, in+" cat /proc/sys/net/ipv6/conf/eth0/accept_ra_defrtr /proc/sys/net/ipv6/conf/net1/accept_ra_defrtr"); got != learns {
+				t.Errorf("accept_ra_defrtr of eth0 and net1: %q, want %q", got, learns)
 			}
 			data, err := rec.NetworkStatus()
 			if err != nil {

@@ -90,7 +90,7 @@ func (r *Runner) checkOne(ctx context.Context, rec *Record, a *Attached) error {
 		}
 		_, err = r.exec(ctx, call{
 			verb: "CHECK", network: a.Name, ifName: a.IfName, plugin: p, stdin: stdin,
-			env: r.env(rec, a, "CHECK", rec.Netns.Path), containerID: rec.ContainerID,
+			env: r.env(rec, a, chain, "CHECK", rec.Netns.Path), containerID: rec.ContainerID,
 		})
 		if err != nil {
 			return err

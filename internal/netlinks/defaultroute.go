@@ -1,14 +1,19 @@
 package netlinks
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
 )
 
 // ErrGateway means that the kernel does not reach a gateway through its interface.
@@ -21,17 +26,18 @@ type Gateway struct {
 }
 
 // SetDefaultRoutes makes the default routes in the main table of the network namespace at path exactly those given, for
-// IPv4 and IPv6 alike. Nothing is changed if it fails: what it had removed is put back. The routes of a family may be
-// missing for about a millisecond. The error wraps ErrGateway if a gateway is out of reach.
+// IPv4 and IPv6 alike, and keeps routers from adding others by their advertisements. Nothing is changed if it fails: what it
+// had removed is put back. The routes of a family may be missing for about a millisecond. The error wraps ErrGateway if a
+// gateway is out of reach.
 func SetDefaultRoutes(path string, want []Gateway) error {
-	ns, err := netns.GetFromPath(path)
+	ns, err := netns.Open(path)
 	if err != nil {
-		return fmt.Errorf("set default routes: open network namespace %s: %w", path, err)
+		return fmt.Errorf("set default routes: %w", err)
 	}
 	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	h, err := handleIn(ns)
 	if err != nil {
-		return fmt.Errorf("set default routes: enter network namespace %s: %w", path, err)
+		return fmt.Errorf("set default routes: %w", err)
 	}
 	defer h.Close()
 	routes := make([]netlink.Route, 0, len(want))
@@ -42,21 +48,70 @@ func SetDefaultRoutes(path string, want []Gateway) error {
 		}
 		routes = append(routes, route)
 	}
+	learning, err := stopLearning(ns) // first, else the next advertisement brings back what is removed here
+	if err != nil {
+		return errors.Join(err, learning.restore(ns))
+	}
 	before, err := defaultRoutes(h)
 	if err != nil {
-		return err
+		return errors.Join(err, learning.restore(ns))
 	}
 	if err := replaceRoutes(h, before, routes); err != nil {
 		now, listed := defaultRoutes(h)
 		if listed != nil {
-			return errors.Join(err, listed)
+			return errors.Join(err, listed, learning.restore(ns))
 		}
 		if back := replaceRoutes(h, now, before); back != nil {
-			return errors.Join(err, fmt.Errorf("put the default routes back: %w", back))
+			err = errors.Join(err, fmt.Errorf("put the default routes back: %w", back))
 		}
-		return err
+		return errors.Join(err, learning.restore(ns))
 	}
 	return nil
+}
+
+// learning has what accept_ra_defrtr was, by its file.
+type learning map[string][]byte
+
+// stopLearning switches accept_ra_defrtr off on every interface of ns: whether the kernel takes a router that advertises
+// itself for a default route. It goes on with addresses and with routes to certain subnets. The setting stays with the
+// interface until that leaves the namespace. What it has changed is returned with an error, too.
+func stopLearning(ns *netns.Netns) (learning, error) {
+	was := learning{}
+	err := ns.Do(func() error { // proc shows the settings of the namespace that the opening thread is in
+		files, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra_defrtr")
+		if err != nil {
+			return err
+		}
+		for _, path := range files { // none in a kernel without IPv6
+			if slices.Contains([]string{"all", "default", "lo"}, filepath.Base(filepath.Dir(path))) {
+				continue // the first two change no interface that is there
+			}
+			old, err := os.ReadFile(path)
+			if err == nil && string(bytes.TrimSpace(old)) != "0" {
+				was[path] = old
+				err = writeSetting(path, []byte("0"))
+			}
+			if err != nil && !errors.Is(err, os.ErrNotExist) { // an interface may go meanwhile
+				return fmt.Errorf("keep routers from setting default routes: %w", err)
+			}
+		}
+		return nil
+	})
+	return was, err
+}
+
+func (l learning) restore(ns *netns.Netns) error {
+	if len(l) == 0 {
+		return nil
+	}
+	return ns.Do(func() (err error) {
+		for path, old := range l {
+			if bad := writeSetting(path, old); !errors.Is(bad, os.ErrNotExist) {
+				err = errors.Join(err, bad)
+			}
+		}
+		return err
+	})
 }
 
 func replaceRoutes(h *netlink.Handle, old, now []netlink.Route) error {

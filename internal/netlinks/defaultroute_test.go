@@ -1,15 +1,21 @@
 package netlinks
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
 )
 
 // sh runs a command and gives its output.
@@ -70,6 +76,8 @@ func TestSetDefaultRoutes(t *testing.T) {
 		"same as before":     {[]string{"ip route add default via 10.2.0.1"}, net1("10.2.0.1"), []string{"default via 10.2.0.1 dev net1"}, ""},
 		"unreachable":        {[]string{v4, v6}, net1("192.0.2.1"), []string{"default via 10.1.0.1 dev eth0", "default via fd01::1 dev eth0"}, "192.0.2.1"},
 		"second unreachable": {[]string{v4}, net1("10.2.0.1", "192.0.2.1"), []string{"default via 10.1.0.1 dev eth0"}, "192.0.2.1"},
+		"IPv6 unreachable":   {[]string{v4, v6}, net1("10.2.0.1", "fd09::1"), []string{"default via 10.1.0.1 dev eth0", "default via fd01::1 dev eth0"}, "fd09::1"},
+		"IPv4 unreachable":   {[]string{v4, v6}, net1("fd02::1", "192.0.2.1"), []string{"default via 10.1.0.1 dev eth0", "default via fd01::1 dev eth0"}, "192.0.2.1"},
 		"no such interface":  {[]string{v4}, []Gateway{{"net7", netip.MustParseAddr("10.2.0.1")}}, []string{"default via 10.1.0.1 dev eth0"}, "net7"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -78,15 +86,10 @@ func TestSetDefaultRoutes(t *testing.T) {
 			if got := fmt.Sprint(err); (err != nil) != (tc.fails != "") || !strings.Contains(got, tc.fails) {
 				t.Errorf("want an error with %q, got %v", tc.fails, err)
 			}
-			if unreached := strings.HasPrefix(tc.fails, "192."); errors.Is(err, ErrGateway) != unreached {
+			if unreached := tc.fails != "" && tc.fails != "net7"; errors.Is(err, ErrGateway) != unreached {
 				t.Errorf("is it the gateway: want %v, got %v", unreached, err)
 			}
-			var got []string
-			for line := range strings.Lines(in("ip route show default; ip -6 route show default")) {
-				fields := strings.Fields(line)
-				got = append(got, strings.Join(fields[:min(5, len(fields))], " "))
-			}
-			if diff := cmp.Diff(tc.routes, got); diff != "" {
+			if diff := cmp.Diff(tc.routes, defaultsIn(in)); diff != "" {
 				t.Errorf("default routes: -want +got:\n%s", diff)
 			}
 			// The routes to the interfaces' own subnets stay.
@@ -94,5 +97,91 @@ func TestSetDefaultRoutes(t *testing.T) {
 				t.Errorf("%d subnet routes left of 2", n)
 			}
 		})
+	}
+}
+
+// defaultsIn are the default routes, IPv4's first.
+func defaultsIn(in func(string) string) (routes []string) {
+	for line := range strings.Lines(in("ip route show default; ip -6 route show default")) {
+		fields := strings.Fields(line)
+		routes = append(routes, strings.Join(fields[:min(5, len(fields))], " "))
+	}
+	return routes
+}
+
+// advertise sends one router advertisement from the interface. The kernel takes the retransmission time from each that it
+// receives, whatever it does with the router.
+func advertise(t *testing.T, path, from string, retransmit time.Duration) {
+	t.Helper()
+	ns, err := netns.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	err = ns.Do(func() error {
+		link, found := net.InterfaceByName(from)
+		if found != nil {
+			return found
+		}
+		fd, opened := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		if opened != nil {
+			return opened
+		}
+		defer unix.Close(fd)
+		message := []byte{134, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+		binary.BigEndian.PutUint16(message[6:], 1800) // how many seconds it is a router for
+		binary.BigEndian.PutUint32(message[12:], uint32(retransmit.Milliseconds()))
+		return errors.Join(
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255), // others are taken for forged
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, link.Index),
+			unix.Sendto(fd, message, 0, &unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: uint32(link.Index)}))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A router that advertises itself on a pod's network adds no default route to those that were asked for, now or later; it does
+// again where they could not be set.
+func TestDefaultRoutesDespiteRouters(t *testing.T) {
+	path, in := podNetns(t, fmt.Sprint("viaduct-routers-", os.Getpid()), "ip addr add fe80::99/64 dev peer1 nodad", "echo 2 > /proc/sys/net/ipv6/conf/eth0/accept_ra")
+	// hear sends advertisements until one was worked on.
+	hear := func(retransmit time.Duration) {
+		t.Helper()
+		for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+			advertise(t, path, "peer1", retransmit)
+			if got := strings.TrimSpace(in("cat /proc/sys/net/ipv6/neigh/eth0/retrans_time_ms")); got == fmt.Sprint(retransmit.Milliseconds()) {
+				return
+			}
+			if time.Since(began) > time.Minute {
+				t.Fatal("the advertisement is not heard")
+			}
+		}
+	}
+	learned := []string{"default via fe80::99 dev eth0"}
+	hear(2 * time.Second)
+	if d := cmp.Diff(learned, defaultsIn(in)); d != "" {
+		t.Fatalf("before, it learns the router: %s", d)
+	}
+	both := []Gateway{{"net1", netip.MustParseAddr("10.2.0.1")}, {"net1", netip.MustParseAddr("fd02::1")}}
+	if err := SetDefaultRoutes(path, append(both, Gateway{"net1", netip.MustParseAddr("fd09::1")})); !errors.Is(err, ErrGateway) {
+		t.Fatal(err)
+	}
+	if got := in("cat /proc/sys/net/ipv6/conf/*/accept_ra_defrtr"); strings.Contains(got, "0") {
+		t.Errorf("after a failure, the interfaces' accept_ra_defrtr are %q", got)
+	}
+	if d := cmp.Diff(learned, defaultsIn(in)); d != "" {
+		t.Errorf("after a failure: %s", d)
+	}
+	if err := SetDefaultRoutes(path, both); err != nil {
+		t.Fatal(err)
+	}
+	hear(4 * time.Second)
+	if d := cmp.Diff([]string{"default via 10.2.0.1 dev net1", "default via fd02::1 dev net1"}, defaultsIn(in)); d != "" {
+		t.Errorf("after another advertisement: %s", d)
+	}
+	// Its own address by the advertised prefix, and other settings, are none of this.
+	if got := strings.TrimSpace(in("cat /proc/sys/net/ipv6/conf/eth0/accept_ra")); got != "2" {
+		t.Errorf("accept_ra is %s", got)
 	}
 }

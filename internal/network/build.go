@@ -167,11 +167,11 @@ func mergeArgs(conf, args object) *Error {
 
 // takesUndeclared are the plugins that Multus' users give a MAC or addresses without the definition declaring the
 // capability: there the values also travel as MAC= and IP= in CNI_ARGS, which these read. They read runtimeConfig too,
-// but for ovs, which gets its MAC in CNI_ARGS.
+// but for ovs, which gets its MAC in CNI_ARGS, and whereabouts, which gets addresses there (see internal/delegate).
 // ovn-k8s-cni-overlay reads the pod's annotation itself.
 var takesUndeclared = map[string][]string{
 	"mac": {"sriov", "accelerated-bridge", "bridge", "macvlan", "ovs", "tap", "tuning", "ovn-k8s-cni-overlay"},
-	"ips": {"host-local", "static", "ovn-k8s-cni-overlay"},
+	"ips": {"host-local", "static", "whereabouts", "ovn-k8s-cni-overlay"},
 	// ib-sriov takes its GUID from runtimeConfig and from CNI_ARGS.
 	"infinibandGUID": {"ib-sriov"},
 }

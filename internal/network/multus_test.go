@@ -97,7 +97,7 @@ func TestMultusDeviceIDInTheJSONForm(t *testing.T) {
 func TestMultusMACAndIPUndeclared(t *testing.T) {
 	for element, configs := range map[string][]string{
 		`"mac":"02:00:00:00:00:01"`: {`{"type":"bridge"}`, `{"type":"macvlan"}`, `{"type":"ovs"}`, `{"type":"tap"}`, `{"plugins":[{"type":"x"},{"type":"tuning"}]}`},
-		`"ips":["192.0.2.1"]`:       {`{"type":"x","ipam":{"type":"host-local"}}`, `{"type":"x","ipam":{"type":"static"}}`},
+		`"ips":["192.0.2.1"]`:       {`{"type":"x","ipam":{"type":"host-local"}}`, `{"type":"x","ipam":{"type":"static"}}`, `{"type":"x","ipam":{"type":"whereabouts"}}`},
 	} {
 		for _, config := range configs {
 			d := ParseDefinition("shop", "a", "", string(attached(t, element, config).Config))

@@ -6,6 +6,7 @@
 //	journal   the file to which it appends one Call per call, before anything else
 //	effects   the folder in which ADD leaves one file and DEL removes it: what it did to the world
 //	do        by verb, a list of: "fail" "hang" "garbage" "flood" "fork" "slow" "silent" "null" "crash" "child" "ipam"
+//	          "alone": notes in effects, as CONTAINER.overlap, that another call on the container runs beside this one
 //	          "strict": keeps its state by the container's id alone, and refuses the DEL of one that it does not know
 //	code      what "fail" answers with, together with msg and stderr
 //	result    what ADD prints, instead of prevResult or a result of its own
@@ -166,6 +167,8 @@ func misbehave(what, name, effect string, c conf) error {
 	case "null":
 		fmt.Print("null")
 		os.Exit(0)
+	case "alone":
+		return alone(filepath.Join(c.Effects, os.Getenv("CNI_CONTAINERID")))
 	case "strict":
 		return byContainer(filepath.Join(c.Effects, os.Getenv("CNI_CONTAINERID")+"."+name))
 	case "fork", "child":
@@ -178,6 +181,18 @@ func misbehave(what, name, effect string, c conf) error {
 		return cmd.Start()
 	}
 	return nil
+}
+
+func alone(path string) error {
+	err := os.Mkdir(path+".busy", 0o700)
+	if os.IsExist(err) {
+		return os.WriteFile(path+".overlap", nil, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	time.Sleep(5 * time.Millisecond)
+	return os.Remove(path + ".busy")
 }
 
 func byContainer(state string) error {
