@@ -19,8 +19,9 @@ PRODUCT_BUILD := go build -trimpath -buildvcs=auto -tags grpcnotrace -ldflags '-
 LAB           := $(CURDIR)/bin/lab run --
 CLUSTER       := $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar --
 
-# What `make soak` raises.
+# What `make soak` raises; and how many fuzz targets run at a time.
 FUZZTIME ?= 10s
+FUZZERS  ?= 2
 COUNT    ?= 1
 
 # The packages that have tests for the lab (or the cluster): those with files behind its build tag.
@@ -39,12 +40,13 @@ help: ## list the targets
 demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from nothing; KEEP=1 leaves the cluster up with a shell
 	bin/cluster run --vfs 0 --image bin/image.tar -- bin/demo $(if $(KEEP),--keep)
 
-# In VMs much is waited for: the lab's tests and the cluster's run at once, once what both need is built.
+# In VMs much is waited for: the lab's tests and the cluster's run at once, once what both need is built. The lab's end first:
+# fuzzing has its core then.
 .PHONY: test
-test: ## every test there is
+test: ## every test there is, fuzz targets for FUZZTIME each
 	hack/stages test-unit
 	$(MAKE) image tools bin/cni-plugins bin/sriov-helper
-	VMS=1 hack/stages test-lab test-cluster
+	VMS=1 FUZZERS=1 hack/stages 'test-lab fuzz' test-cluster
 
 ## building
 
@@ -113,7 +115,7 @@ test-cluster: image bin/cluster ## tests on a real kubelet, containerd and API s
 
 .PHONY: fuzz
 fuzz: setup-go ## every fuzz target, FUZZTIME (10s) each
-	hack/fuzz $(FUZZTIME)
+	hack/fuzz $(FUZZTIME) $(FUZZERS)
 
 .PHONY: bench
 bench: build bin/lab ## every benchmark; those of the VF path run in the lab, with two CPUs as a node has, as ratios to the bare kernel's time
