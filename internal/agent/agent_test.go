@@ -225,7 +225,7 @@ func TestPodIdentity(t *testing.T) {
 		if err := n.client.Report(t.Context(), agentapi.Report{Pod: static, Status: json.RawMessage(`[1]`)}); err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff("[1]", n.api.annotation(static, network.StatusAnnotation)); d != "" {
+		if d := cmp.Diff("[\n    1\n]", n.api.annotation(static, network.StatusAnnotation)); d != "" {
 			t.Error(d)
 		}
 	})
@@ -236,7 +236,7 @@ func TestPodIdentity(t *testing.T) {
 		if err := n.client.Report(t.Context(), agentapi.Report{Pod: late, Status: json.RawMessage(`[2]`)}); err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff("[2]", n.api.annotation(late, network.StatusAnnotation)); d != "" {
+		if d := cmp.Diff("[\n    2\n]", n.api.annotation(late, network.StatusAnnotation)); d != "" {
 			t.Error(d)
 		}
 	})

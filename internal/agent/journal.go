@@ -17,6 +17,7 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/delegate"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
 // A StatusWriter follows the stub's journal and publishes the network-status that no report has: of pods with the default
@@ -30,7 +31,7 @@ type StatusWriter struct {
 	Settle, Period time.Duration
 
 	mu     sync.Mutex
-	newest map[string]sandbox // by pod UID
+	newest map[network.Pod]sandbox
 }
 
 // A sandbox is one record of a pod. While an old one waits for its DEL, a pod has several; the newest speaks for it.
@@ -41,7 +42,7 @@ type sandbox struct {
 
 // Run follows the folder until ctx ends.
 func (w *StatusWriter) Run(ctx context.Context) error {
-	w.newest = map[string]sandbox{}
+	w.newest = map[network.Pod]sandbox{}
 	if w.Settle == 0 {
 		w.Settle = reportBudget + time.Second
 	}
@@ -125,7 +126,7 @@ func (w *StatusWriter) publish(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if record.Phase != delegate.Added || !w.isNewest(record.Pod.UID, sandbox{key, written}) {
+	if record.Phase != delegate.Added || !w.isNewest(record.Pod, sandbox{key, written}) {
 		return nil
 	}
 	if !w.Publisher.Kube.pods.HasSynced() {
@@ -156,22 +157,22 @@ func (w *StatusWriter) read(key string) (r *delegate.Record, written time.Time, 
 	return r, info.ModTime(), err
 }
 
-func (w *StatusWriter) isNewest(uid string, s sandbox) bool {
+func (w *StatusWriter) isNewest(pod network.Pod, s sandbox) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if other, ok := w.newest[uid]; ok && other.key != s.key && other.written.After(s.written) {
+	if other, ok := w.newest[pod]; ok && other.key != s.key && other.written.After(s.written) {
 		return false
 	}
-	w.newest[uid] = s
+	w.newest[pod] = s
 	return true
 }
 
 func (w *StatusWriter) forget(key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for uid, s := range w.newest {
+	for pod, s := range w.newest {
 		if s.key == key {
-			delete(w.newest, uid)
+			delete(w.newest, pod)
 		}
 	}
 }

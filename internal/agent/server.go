@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
@@ -33,37 +35,57 @@ type Server struct {
 	Plan   func(context.Context, agentapi.Plan) (*network.Plan, error)
 	Report func(context.Context, agentapi.Report) error
 	Log    *slog.Logger
+	// Look replaces, if not 0, how often the server looks whether its socket is where stubs find it: 5 s.
+	Look time.Duration
 }
 
-// Run listens and answers until ctx ends, then finishes what it has begun.
+// Run listens and answers until ctx ends, then finishes what it has begun. A socket that somebody removed, or that belonged to
+// an agent which took over and died, is made anew.
 func (s *Server) Run(ctx context.Context) error {
-	l, err := listen(s.Path)
-	if err != nil {
-		return err
-	}
-	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	free := make(chan struct{}, maxRequests)
 	for {
+		l, err := listen(s.Path)
+		if err != nil {
+			return err
+		}
+		s.accept(ctx, l, free, &wg)
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.Log.Warn("The agent's socket was gone or nobody's; making it anew", "path", s.Path)
+	}
+}
+
+// accept answers until ctx ends, or the socket is out of reach.
+func (s *Server) accept(ctx context.Context, l *net.UnixListener, free chan struct{}, wg *sync.WaitGroup) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	if own, err := os.Stat(s.Path); err == nil {
+		wg.Go(func() {
+			for pause(ctx, cmp.Or(s.Look, 5*time.Second)) {
+				if s.isLost(ctx, own) {
+					cancel()
+				}
+			}
+		})
+	}
+	for {
 		free <- struct{}{}
 		conn, err := l.AcceptUnix()
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			<-free
 			if err == nil {
 				_ = conn.Close()
 			}
-			return nil
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return fmt.Errorf("accept on %s: %w", s.Path, err)
+			return
 		}
 		if err != nil { // too many open files, say: it passes, and the pods that wait must not wait for a restart
 			<-free
 			s.Log.Warn("Cannot accept a connection on the agent's socket", "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(acceptPause):
-			}
+			pause(ctx, acceptPause)
 			continue
 		}
 		wg.Go(func() {
@@ -72,6 +94,33 @@ func (s *Server) Run(ctx context.Context) error {
 				s.Log.Warn("A request on the agent's socket failed", "err", err)
 			}
 		})
+	}
+}
+
+// isLost reports whether no stub can reach an agent any more: there is no socket, or one of which nobody accepts. A living agent
+// that has taken over has done so for good.
+func (s *Server) isLost(ctx context.Context, own os.FileInfo) bool {
+	now, err := os.Stat(s.Path)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	if os.SameFile(own, now) {
+		return false
+	}
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", s.Path)
+	if err == nil {
+		_ = conn.Close() // it only had to answer
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// pause waits, and reports whether ctx has not ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 

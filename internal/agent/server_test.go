@@ -291,3 +291,43 @@ func TestServerStorm(t *testing.T) {
 		t.Errorf("%d requests at once, %d at most", most.Load(), maxRequests)
 	}
 }
+
+// What takes the socket away from a living agent must not leave the node without one, while its probes say that all is well.
+func TestServerComesBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	startServer(t, &Server{Path: path, Plan: answerPlan, Look: 10 * time.Millisecond})
+	reached := func() error {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "unix", path)
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, reached)
+
+	next, err := listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // it is looked at, and left alone while somebody accepts
+		conn, err := next.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close() // it was only asked whether it is there
+	}
+	if now, err := os.Stat(path); err != nil || !os.SameFile(theirs, now) {
+		t.Errorf("a living agent's socket was replaced: %v", err)
+	}
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, reached)
+}

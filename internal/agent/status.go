@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,8 +44,9 @@ func (p *Publisher) Report(ctx context.Context, r agentapi.Report) error {
 
 // Publish writes network-status unless the pod has it already. The error wraps ErrReplaced or ErrAPI.
 func (p *Publisher) Publish(ctx context.Context, pod network.Pod, status json.RawMessage) error {
-	if len(status) == 0 || len(status) > maxStatus || !json.Valid(status) {
-		return fmt.Errorf("publish network-status of pod %s/%s: it is empty, not JSON, or over %d bytes", pod.Namespace, pod.Name, maxStatus)
+	status, err := layOut(status)
+	if err != nil {
+		return fmt.Errorf("publish network-status of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	cached := p.Kube.cachedPod(pod)
 	if cached != nil {
@@ -56,7 +58,7 @@ func (p *Publisher) Publish(ctx context.Context, pod network.Pod, status json.Ra
 	if p.sentLately(pod.UID, string(status)) {
 		return nil
 	}
-	err := p.Kube.PatchStatus(ctx, pod, status)
+	err = p.Kube.PatchStatus(ctx, pod, status)
 	if errors.Is(err, ErrReplaced) && cached == nil {
 		if _, uid, got := p.Kube.Pod(ctx, pod); got == nil && uid != pod.UID { // a static pod that the informer does not show yet
 			pod.UID = uid
@@ -80,6 +82,19 @@ func (p *Publisher) Publish(ctx context.Context, pod network.Pod, status json.Ra
 	}
 	p.sent[pod.UID] = sent{string(status), time.Now()}
 	return nil
+}
+
+// layOut gives network-status the form in which people read it in the annotation. What the stub reports has lost its own on the
+// way: in another form, the same status from the journal would be written once more.
+func layOut(status json.RawMessage) (json.RawMessage, error) {
+	var b bytes.Buffer
+	if err := json.Indent(&b, status, "", "    "); err != nil {
+		return nil, fmt.Errorf("it is not JSON: %w", err)
+	}
+	if b.Len() > maxStatus {
+		return nil, fmt.Errorf("it has %d bytes, more than %d", b.Len(), maxStatus)
+	}
+	return b.Bytes(), nil
 }
 
 func (p *Publisher) sentLately(uid, status string) bool {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/viaduct-sriov/viaduct/internal/agentapi"
 	"github.com/viaduct-sriov/viaduct/internal/delegate"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
@@ -106,7 +108,7 @@ func TestStatusAfterReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := j.pub.Publish(t.Context(), pod1, status); err != nil {
+	if err := j.pub.Report(t.Context(), overTheWire(t, agentapi.Report{Pod: pod1, Status: status})); err != nil {
 		t.Fatal(err)
 	}
 	j.record(t, "c1", pod1, delegate.Added, "192.0.2.1/24")
@@ -116,6 +118,16 @@ func TestStatusAfterReport(t *testing.T) {
 	if asked := j.api.requests(); len(asked) != 2 {
 		t.Errorf("requests: %v, want one for each pod", asked)
 	}
+}
+
+// overTheWire is how a report reaches the agent.
+func overTheWire(t *testing.T, sent agentapi.Report) (got agentapi.Report) {
+	t.Helper()
+	var wire bytes.Buffer
+	if err := errors.Join(agentapi.WriteFrame(&wire, sent), agentapi.ReadFrame(&wire, &got)); err != nil {
+		t.Fatal(err)
+	}
+	return got
 }
 
 func TestStatusWaitsForTheAPIServer(t *testing.T) {
@@ -152,6 +164,21 @@ func TestStatusOfTheNewestSandbox(t *testing.T) {
 		t.Errorf("an old sandbox's status: %s", got)
 	}
 	if err := delegate.Records(j.dir).Remove("new"); err != nil {
+		t.Fatal(err)
+	}
+	j.wantStatus(t, pod1, "192.0.2.1")
+}
+
+// A runtime that gives no UIDs has many pods whose UID is "".
+func TestStatusOfPodsWithoutUID(t *testing.T) {
+	j := startStatusWriter(t)
+	j.api.putPod(pod1, nil)
+	j.api.putPod(pod2, nil)
+	j.record(t, "c2", network.Pod{Namespace: pod2.Namespace, Name: pod2.Name}, delegate.Added, "192.0.2.2/24")
+	j.wantStatus(t, pod2, "192.0.2.2")
+	old := filepath.Join(j.dir, "c1.json")
+	j.record(t, "c1", network.Pod{Namespace: pod1.Namespace, Name: pod1.Name}, delegate.Added, "192.0.2.1/24")
+	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	j.wantStatus(t, pod1, "192.0.2.1")

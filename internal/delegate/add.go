@@ -59,7 +59,7 @@ func (r *Runner) clear(ctx context.Context, containerID string) error {
 	switch {
 	case errors.Is(err, journal.ErrNotExist):
 		return nil
-	case errors.Is(err, journal.ErrCorrupt), errors.Is(err, journal.ErrVersion):
+	case isBroken(err):
 		path, aside := r.Records.SetAside(containerID)
 		if aside == nil {
 			r.Log.Error("the record of an earlier ADD cannot be read; it is set aside", "error", err, "path", path)

@@ -13,8 +13,8 @@ import (
 
 // Del detaches the sandbox from everything that its record names, in reverse. It tries all and reports all that failed;
 // the record then stays for the next Del. Without a record, fallback (the default network as the node has it now) gets
-// its DEL, in case the record was lost; a sandbox that Multus attached is torn down by what that saved. A record that cannot be read is set aside, fallback gets its DEL, and the error
-// says where the record is; the next Del has no record.
+// its DEL, in case the record was lost; a sandbox that Multus attached is torn down by what that saved. A record that cannot be
+// read is set aside, fallback gets its DEL, and the error says where the record is; the next Del has no record.
 func (r *Runner) Del(ctx context.Context, sb Sandbox, fallback network.Attachment) error {
 	if err := sb.check(); err != nil {
 		return err
@@ -40,16 +40,24 @@ func (r *Runner) Del(ctx context.Context, sb Sandbox, fallback network.Attachmen
 			return errors.Join(r.setAsideForeign(sb.ContainerID, err), r.delFallback(ctx, sb, fallback))
 		}
 		return err
-	case errors.Is(err, journal.ErrCorrupt), errors.Is(err, journal.ErrVersion):
-		path, aside := r.Records.SetAside(sb.ContainerID)
-		if aside != nil {
-			return errors.Join(err, aside)
-		}
-		return errors.Join(
-			fmt.Errorf("%w; it is now %s; networks beside the default one may have left something behind", err, path),
-			r.delFallback(ctx, sb, fallback))
+	case isBroken(err):
+		return errors.Join(r.setAside(sb.ContainerID, err), r.delFallback(ctx, sb, fallback))
 	}
 	return err
+}
+
+// isBroken reports whether a record was found that nothing can be read from.
+func isBroken(err error) bool {
+	return errors.Is(err, journal.ErrCorrupt) || errors.Is(err, journal.ErrVersion)
+}
+
+// setAside puts a broken record out of the way. The error says why, and where it is now. Hold the lock.
+func (r *Runner) setAside(containerID string, why error) error {
+	path, err := r.Records.SetAside(containerID)
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	return fmt.Errorf("%w; it is now %s; networks beside the default one may have left something behind", why, path)
 }
 
 // delFallback runs the default network's DEL for a sandbox without a record.

@@ -18,12 +18,17 @@ import (
 const (
 	// sweepEvery is how often Sweep looks for dead sandboxes: containerd never calls GC.
 	sweepEvery = 10 * time.Minute
-	// sweepBudget bounds what one Sweep takes from the ADD that it is part of. What is left over is the next one's.
+	// sweepBudget is after which time a Sweep begins no other sandbox: it takes its time from the ADD that it is part of. What
+	// is left over is the next one's.
 	sweepBudget = 5 * time.Second
+	// sweepOne bounds one of them. A DEL that asks a server on the network takes seconds; one that were killed after less than
+	// it needs would be killed by each sweep.
+	sweepOne = 20 * time.Second
 )
 
 // GC tears down every sandbox on record whose attachment is not among valid, the runtime's complete list, and then
-// calls GC of the networks' plugins with what remains. Sandboxes that another call works on are left alone.
+// calls GC of the networks' plugins with what remains. Sandboxes that another call works on are left alone. A record that
+// cannot be read is set aside if its container is not among valid, and the error says where it is.
 func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.GCAttachment) error {
 	keys, err := r.Records.Keys()
 	if err != nil {
@@ -35,6 +40,9 @@ func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.G
 		rec, err := r.collect(ctx, key, func(rec *Record) bool {
 			return !slices.Contains(valid, types.GCAttachment{ContainerID: rec.ContainerID, IfName: rec.IfName})
 		})
+		if isBroken(err) && !slices.ContainsFunc(valid, func(a types.GCAttachment) bool { return a.ContainerID == key }) {
+			err = r.setAsideDead(key)
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("container %s: %w", key, err))
 		}
@@ -76,6 +84,23 @@ func (r *Runner) collect(ctx context.Context, key string, dead func(*Record) boo
 	}
 	r.Log.Info("tore down a sandbox that is gone", "container", key, "pod", rec.Pod.Namespace+"/"+rec.Pod.Name)
 	return nil, nil //nolint:nilnil // nothing of it is left
+}
+
+// setAsideDead puts the broken record of a container that is gone out of the way: its DEL, that would do so, may never come, and
+// each GC would fail. The error says where it is; the next GC has none.
+func (r *Runner) setAsideDead(key string) error {
+	l, err := r.Records.TryLock(key)
+	if errors.Is(err, journal.ErrLocked) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer r.release(l, key)
+	if _, err = r.load(key); !isBroken(err) {
+		return nil // its DEL came first
+	}
+	return r.setAside(key, err)
 }
 
 // A validSet is the attachments in use, by the name of their network: the name that IPAM plugins keep their leases by.
@@ -178,15 +203,14 @@ func (r *Runner) sweep(ctx context.Context) error {
 	return errors.Join(err, store.Write(key, sweepRecord{At: time.Now(), Last: end}))
 }
 
-// SweepNow is Sweep without the ten minutes. It looks at the records behind the key after, then at the others, until the
-// time is over. It returns the last key that it looked at, and all that failed.
+// SweepNow is Sweep without the ten minutes. It looks at the records behind the key after, then at the others, and begins none
+// when the time is over. It returns the last key that it looked at, and all that failed.
 func (r *Runner) SweepNow(ctx context.Context, budget time.Duration, after string) (last string, err error) {
 	keys, err := r.Records.Keys()
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, budget, fmt.Errorf("not done after %v", budget))
-	defer cancel()
+	until := time.Now().Add(budget)
 	behind, found := slices.BinarySearch(keys, after)
 	if found {
 		behind++
@@ -196,10 +220,20 @@ func (r *Runner) SweepNow(ctx context.Context, budget time.Duration, after strin
 		if ctx.Err() != nil {
 			return last, errors.Join(append(errs, context.Cause(ctx))...)
 		}
+		if time.Now().After(until) {
+			return last, errors.Join(append(errs, fmt.Errorf("not done after %v", budget))...)
+		}
 		last = key
-		if _, err := r.collect(ctx, key, func(rec *Record) bool { return !rec.alive() }); err != nil {
+		if err := r.sweepSandbox(ctx, key); err != nil {
 			errs = append(errs, fmt.Errorf("container %s: %w", key, err))
 		}
 	}
 	return last, errors.Join(errs...)
+}
+
+func (r *Runner) sweepSandbox(ctx context.Context, key string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, sweepOne, fmt.Errorf("not done after %v", sweepOne))
+	defer cancel()
+	_, err := r.collect(ctx, key, func(rec *Record) bool { return !rec.alive() })
+	return err
 }

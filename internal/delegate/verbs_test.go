@@ -2,6 +2,8 @@ package delegate
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -208,5 +210,51 @@ func TestSweep(t *testing.T) {
 	}
 	if keys, err = n.Records.Keys(); err != nil || !slices.Equal(keys, []string{"live"}) {
 		t.Errorf("records in the end: %v, %v", keys, err)
+	}
+}
+
+// A DEL that takes longer than a sweep may begins all the same, and ends: else no sweep would ever get it done.
+func TestSweepLetsASlowDelEnd(t *testing.T) {
+	n := newNode(t)
+	sb := n.sandbox("dead")
+	sb.Netns = delegatetest.Netns(t)
+	slow := network.Attachment{Name: "shop/one", Config: n.chain("one", "1.0.0", `rec-b "do":{"DEL":["slow"]}`, `rec-c "do":{"DEL":["slow"]}`)}
+	if _, err := n.Add(t.Context(), sb, planned(n.attachments(slow))); err != nil {
+		t.Fatal(err)
+	}
+	delegatetest.RemoveNetns(t, sb.Netns)
+	for last := ""; last == ""; { // on a busy machine the time is over before it begins
+		var err error
+		if last, err = n.SweepNow(t.Context(), 10*time.Millisecond, ""); last != "" && err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := n.left(); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A broken record of a container that is gone must not fail each GC from now on; one of a container that is there is its DEL's.
+func TestGCWithABrokenRecord(t *testing.T) {
+	n := newNode(t)
+	for _, id := range []string{"live", "dead"} {
+		if _, err := n.Add(t.Context(), n.sandbox(id), planned(n.attachments())); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(n.Records.Dir, id+".json"), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gc := func() error {
+		return n.GC(t.Context(), n.attachments()[0], []types.GCAttachment{{ContainerID: "live", IfName: "eth0"}})
+	}
+	if err := gc(); err == nil || !strings.Contains(err.Error(), "dead.corrupt-1") {
+		t.Errorf("the first GC: %v", err)
+	}
+	if err := gc(); err == nil || strings.Contains(err.Error(), "dead") || !strings.Contains(err.Error(), "live") {
+		t.Errorf("the second GC: %v, want one about the live container's record alone", err)
+	}
+	if _, err := os.Stat(filepath.Join(n.Records.Dir, "live.json")); err != nil {
+		t.Errorf("the live container's record: %v", err)
 	}
 }
