@@ -6,6 +6,7 @@
 package main
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -35,7 +36,7 @@ func main() {
 func run(args []string, stdout io.Writer) error {
 	switch {
 	case len(args) > 1 && args[0] == "sbom":
-		data, err := sbom.Of(args[1:]...)
+		data, err := bill(args[1:])
 		if err == nil {
 			_, err = stdout.Write(data)
 		}
@@ -98,10 +99,38 @@ func image(arch, folder string) (oci.Image, error) {
 		m.Files = append(m.Files, oci.File{Path: "/" + name, Mode: 0o755, Data: data})
 		paths = append(paths, path)
 	}
-	bill, err := sbom.Of(paths...)
+	materials, err := bill(paths)
 	if err != nil {
 		return m, err
 	}
-	m.Files = append(m.Files, oci.File{Path: "/sbom.cdx.json", Mode: 0o644, Data: bill})
+	m.Files = append(m.Files, oci.File{Path: "/sbom.cdx.json", Mode: 0o644, Data: materials})
 	return m, nil
+}
+
+// bill is the bill of materials of programs that can go into an image: each build of one begins with it.
+func bill(paths []string) ([]byte, error) {
+	for _, path := range paths {
+		if err := checkStatic(path); err != nil {
+			return nil, err
+		}
+	}
+	return sbom.Of(paths...)
+}
+
+var errDynamic = errors.New("it is linked dynamically, and there is nothing else in the image: build it with CGO_ENABLED=0")
+
+// checkStatic refuses a program that asks for a loader or for libraries. The CNI plugins run on the node, whose C library
+// may be any.
+func checkStatic(path string) error {
+	f, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("read how %s is linked: %w", path, err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+			return fmt.Errorf("%s: %w", path, errDynamic)
+		}
+	}
+	return nil
 }

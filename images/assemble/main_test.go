@@ -3,25 +3,44 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// folder has programs of its own time and mode: this test's, which is one of Go.
+// built is this program, as bytes.
+var built = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "assemble")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", dir+"/built", ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build this program: %w: %s", err, out)
+	}
+	return os.ReadFile(dir + "/built")
+})
+
+// folder has programs of its own time and mode: all of them this one, which is of Go and, unlike the test, always static.
 func folder(t *testing.T, mode os.FileMode, at time.Time) string {
 	t.Helper()
-	self, err := os.ReadFile(os.Args[0])
+	dir := t.TempDir()
+	self, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
 	for _, name := range programs {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.WriteFile(path, self, mode), os.Chtimes(path, at, at)); err != nil {
@@ -82,6 +101,25 @@ func TestDockerfileSaysTheSame(t *testing.T) {
 	}
 	if !strings.Contains(string(text), `ENTRYPOINT ["`+m.Entrypoint[0]+`"]`) {
 		t.Error("the Dockerfile has another entry point")
+	}
+}
+
+// No image is made of a program that would need a loader: neither way, since both need the bill of materials.
+func TestDynamicProgramIsRefused(t *testing.T) {
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := folder(t, 0o755, time.Unix(0, 0))
+	path := filepath.Join(dir, programs[1])
+	if err := errors.Join(os.Remove(path), os.Symlink(sh, path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := run([]string{"sbom", filepath.Join(dir, programs[0]), path}, io.Discard); !errors.Is(err, errDynamic) {
+		t.Errorf("sbom: %v", err)
+	}
+	if err := run([]string{"index", "-o", filepath.Join(dir, "x.tar"), "name", "amd64=" + dir}, io.Discard); !errors.Is(err, errDynamic) {
+		t.Errorf("index: %v", err)
 	}
 }
 
