@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -40,12 +41,17 @@ func run(ctx context.Context, vfs int, keep bool) error {
 			"Try: kubectl apply -k test/demo/pods; kubectl -n demo get pods -o wide")
 		err = errors.Join(err, shell(ctx))
 	}
-	if err != nil {
-		fmt.Fprintf(d.out, "\n✗ FAILED after %s: %v\n", seconds, err)
-		return err
+	fmt.Fprintf(d.out, "\n%s\n", d.verdict(seconds, err))
+	return err
+}
+
+// verdict is one line, whatever lines the error has.
+func (d *demo) verdict(took time.Duration, err error) string {
+	if err == nil {
+		return fmt.Sprintf("✓ Two pods had a VF each on VLAN %d and talked over them; the VFs are back as before. %s.", vlan, took)
 	}
-	fmt.Fprintf(d.out, "\n✓ Two pods had a VF each on VLAN 100 and talked over them; the VFs are back as before. %s.\n", seconds)
-	return nil
+	why := strings.Join(strings.Fields(err.Error()), " ")
+	return fmt.Sprintf("✗ FAILED after %s in step %d, %s: %s", took, d.step, d.title, why)
 }
 
 func shell(ctx context.Context) error {

@@ -18,14 +18,16 @@ type demo struct {
 	out   io.Writer
 	start time.Time
 	step  int
+	title string // of the step
 }
 
 // heading begins a step.
 func (d *demo) heading(format string, args ...any) {
 	d.step++
-	title := fmt.Sprintf("━━ %d. %s ", d.step, fmt.Sprintf(format, args...))
-	rule := strings.Repeat("━", max(2, 100-len([]rune(title))))
-	fmt.Fprintf(d.out, "\n%s%s %4.0f s\n", title, rule, time.Since(d.start).Seconds())
+	d.title = fmt.Sprintf(format, args...)
+	line := fmt.Sprintf("━━ %d. %s ", d.step, d.title)
+	rule := strings.Repeat("━", max(2, 100-len([]rune(line))))
+	fmt.Fprintf(d.out, "\n%s%s %4.0f s\n", line, rule, time.Since(d.start).Seconds())
 }
 
 func (d *demo) say(format string, args ...any) {
