@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/viaduct-sriov/viaduct/pkg/netns"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
@@ -31,13 +31,11 @@ var (
 const podPath = "/run/netns/bench"
 
 // The attachment of both sides: VLAN, MAC, spoof check and trust, no addresses.
-var (
-	mac    = vf.MAC{2, 0, 0, 0, 0, 0x42}
-	wanted = vf.Settings{MAC: &mac, VLAN: &vf.VLAN{ID: 100, Proto: vf.Proto8021Q}, SpoofCheck: new(true), Trust: new(true)}
-)
+const vlan = 100
 
-// BenchmarkAttach runs ADD and DEL of the plugin beside the bare netlink floor: the same settings in one message, one move
-// with name, MAC and up, and back, in one process with open sockets. Each of the plugin's times is less that of its own
+var mac = net.HardwareAddr{2, 0, 0, 0, 0, 0x42}
+
+// BenchmarkAttach runs ADD and DEL of the plugin beside the bare netlink floor: see floor. Each of the plugin's times is less that of its own
 // VERSION, which is what it takes to start any program of its size here. The pairs are interleaved and compared one by one,
 // since a busy machine slows both; what is reported are the medians of the ratios.
 func BenchmarkAttach(b *testing.B) {
@@ -95,10 +93,7 @@ type setup struct {
 	plugins []*program
 	vf      *pci.Device
 	pf      vf.PF
-	host    *vf.Conn
-	pod     *vf.Conn
-	dev     vf.Netdev
-	before  vf.Settings
+	floor   *floor
 }
 
 func newSetup(b *testing.B) *setup {
@@ -115,29 +110,8 @@ func newSetup(b *testing.B) *setup {
 	s.findVF(b)
 	command(b, "ip", "netns", "add", "bench")
 	b.Cleanup(func() { command(b, "ip", "netns", "del", "bench") })
-	s.host, s.pod = connect(b, "/proc/thread-self/ns/net"), connect(b, podPath)
-	var err error
-	if s.before, err = s.host.Read(s.pf, s.vf.VFIndex); err != nil {
-		b.Fatal(err)
-	}
-	if s.dev, err = s.host.Find(s.vf.Address.String()); err != nil {
-		b.Fatal(err)
-	}
+	s.floor = newFloor(b, s.pf, s.vf)
 	return s
-}
-
-func connect(b *testing.B, path string) *vf.Conn {
-	b.Helper()
-	ns, err := netns.Open(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	c, err := vf.NewConn(ns)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = ns.Close() })
-	return c
 }
 
 // findVF makes one VF on the first PF, and waits for its interface.
@@ -198,8 +172,8 @@ func command(b *testing.B, argv ...string) {
 // pair runs the floor and a plugin once each.
 func (s *setup) pair(b *testing.B, p *program) (t times) {
 	b.Helper()
-	t.floorAdd = clock(b, s.floorAdd)
-	t.floorDel = clock(b, s.floorDel)
+	t.floorAdd = clock(b, s.floor.add)
+	t.floorDel = clock(b, s.floor.del)
 	t.start = clock(b, func() error { return s.run(p, "VERSION") })
 	t.add = clock(b, func() error { return s.run(p, "ADD") })
 	t.del = clock(b, func() error { return s.run(p, "DEL") })
@@ -215,34 +189,10 @@ func clock(b *testing.B, f func() error) float64 {
 	return float64(time.Since(start).Microseconds()) / 1000
 }
 
-func (s *setup) floorAdd() error {
-	if err := s.host.SetMAC(s.dev.Index, mac); err != nil {
-		return err
-	}
-	if err := s.host.Write(s.pf, s.vf.VFIndex, vf.Plan(s.before, wanted)); err != nil {
-		return err
-	}
-	return s.host.Move(s.dev.Index, s.pod, vf.Arrival{Name: "net1", Up: true})
-}
-
-func (s *setup) floorDel() error {
-	if err := s.pod.Move(s.dev.Index, s.host, vf.Arrival{Name: s.dev.Name}); err != nil {
-		return err
-	}
-	// The VF may choose its MAC again, and takes its old one.
-	back := vf.Plan(s.before.With(wanted), s.before)
-	back.MAC = new(vf.MAC)
-	if err := s.host.Write(s.pf, s.vf.VFIndex, back); err != nil {
-		return err
-	}
-	_, err := s.host.Reset(vf.Netdev{Index: s.dev.Index, MAC: mac}, vf.Netdev{MAC: s.dev.MAC})
-	return err
-}
-
 func (s *setup) run(p *program, verb string) error {
 	stdin, err := json.Marshal(map[string]any{
 		"cniVersion": "1.1.0", "name": "bench", "type": "sriov", "deviceID": s.vf.Address.String(),
-		"vlan": 100, "mac": mac.String(), "spoofchk": "on", "trust": "on",
+		"vlan": vlan, "mac": mac.String(), "spoofchk": "on", "trust": "on",
 	})
 	if err != nil {
 		return err
