@@ -17,7 +17,7 @@ export CGO_ENABLED := 0
 # Without gRPC's trace pages, whose templates keep the linker from leaving out what is not called: 3 MB in each daemon.
 PRODUCT_BUILD := go build -trimpath -buildvcs=auto -tags grpcnotrace -ldflags '-s -w'
 LAB           := $(CURDIR)/bin/lab run --
-CLUSTER       := $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar --
+CLUSTER       := $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar --image $(CURDIR)/bin/testpmd.tar
 
 # What `make soak` raises; and how many fuzz targets run at a time.
 FUZZTIME ?= 10s
@@ -45,7 +45,7 @@ demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from not
 .PHONY: test
 test: ## every test there is, fuzz targets for FUZZTIME each
 	hack/stages test-unit
-	$(MAKE) image tools bin/cni-plugins bin/sriov-helper
+	$(MAKE) image tools bin/testpmd.tar bin/cni-plugins bin/sriov-helper
 	VMS=1 FUZZERS=1 hack/stages 'test-lab fuzz' test-cluster
 
 ## building
@@ -62,6 +62,11 @@ tools: bin/lab bin/cluster bin/demo ## the lab, the cluster and the demo, in bin
 bin/lab bin/cluster bin/demo: setup-go
 	@mkdir -p bin
 	go build -o $@ ./test/$(@F)
+
+# The pods' DPDK, out of Debian's packages: nothing of it is this project's, so it is made once.
+bin/testpmd.tar: | setup-go
+	@mkdir -p bin
+	go run ./test/cluster/testpmd $@
 
 # What the tests of internal/sriov start a thousand times in the lab, where nothing can be built quickly.
 .PHONY: bin/sriov-helper
@@ -109,9 +114,9 @@ test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with e
 	go test -tags lab -p $(VMS) -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
 
 .PHONY: test-cluster
-test-cluster: image bin/cluster ## tests on a real kubelet, containerd and API server in that VM
+test-cluster: image bin/cluster bin/testpmd.tar ## tests on a real kubelet, containerd and API server in that VM
 	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
-	go test -tags cluster -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -exec '$(CLUSTER)' $(call tagged,cluster)
+	go test -tags cluster -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -exec '$(CLUSTER) --' $(call tagged,cluster)
 
 .PHONY: fuzz
 fuzz: setup-go ## every fuzz target, FUZZTIME (10s) each

@@ -57,35 +57,50 @@ func TestDevicePluginConfig(t *testing.T) {
 
 // The sample pods ask for the sample network, and for the resource that it is made of.
 func TestSamplesFitTogether(t *testing.T) {
-	type definition struct {
-		APIVersion, Kind string
-		Metadata         struct {
-			Name        string
-			Annotations map[string]string
-		}
-		Spec struct{ Config string }
+	for folder, want := range map[string]struct {
+		vlan uint16
+		ipam string
+	}{
+		"samples":      {100, "host-local"},
+		"samples/dpdk": {101, ""},
+	} {
+		t.Run(folder, func(t *testing.T) {
+			def := decode[definition](t, string(read(t, folder+"/network.yaml")))
+			config, err := sriov.Parse([]byte(def.Spec.Config), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if config.VLAN == nil || config.VLAN.ID != want.vlan || config.IPAM != want.ipam {
+				t.Errorf("the network is VLAN %v with IPAM %q", config.VLAN, config.IPAM)
+			}
+			for _, doc := range documents(t, folder+"/pods.yaml") {
+				def.fits(t, decode[corev1.Pod](t, doc))
+			}
+		})
 	}
-	def := decode[definition](t, string(read(t, "samples/network.yaml")))
-	config, err := sriov.Parse([]byte(def.Spec.Config), "")
+}
+
+type definition struct {
+	APIVersion, Kind string
+	Metadata         struct {
+		Name        string
+		Annotations map[string]string
+	}
+	Spec struct{ Config string }
+}
+
+func (d definition) fits(t *testing.T, pod corev1.Pod) {
+	t.Helper()
+	selections, err := network.ParseSelections(pod.Annotations[network.NetworksAnnotation], "default")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if config.VLAN == nil || config.VLAN.ID != 100 || config.IPAM != "host-local" {
-		t.Errorf("the network is VLAN %v with IPAM %q", config.VLAN, config.IPAM)
+	if len(selections) != 1 || selections[0].Name != d.Metadata.Name {
+		t.Errorf("%s asks for %v, want %s", pod.Name, selections, d.Metadata.Name)
 	}
-	resource := def.Metadata.Annotations["k8s.v1.cni.cncf.io/resourceName"]
-	for _, doc := range documents(t, "samples/pods.yaml") {
-		pod := decode[corev1.Pod](t, doc)
-		selections, err := network.ParseSelections(pod.Annotations[network.NetworksAnnotation], "default")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(selections) != 1 || selections[0].Name != def.Metadata.Name {
-			t.Errorf("%s asks for %v, want %s", pod.Name, selections, def.Metadata.Name)
-		}
-		if n := pod.Spec.Containers[0].Resources.Limits[corev1.ResourceName(resource)]; n.Value() != 1 {
-			t.Errorf("%s asks for %v of %s, want 1", pod.Name, n.Value(), resource)
-		}
+	resource := d.Metadata.Annotations["k8s.v1.cni.cncf.io/resourceName"]
+	if n := pod.Spec.Containers[0].Resources.Limits[corev1.ResourceName(resource)]; n.Value() != 1 {
+		t.Errorf("%s asks for %v of %s, want 1", pod.Name, n.Value(), resource)
 	}
 }
 

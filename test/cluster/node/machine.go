@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +49,21 @@ func (c Config) takeOver() error {
 			return fmt.Errorf("make a folder of the node: %w", err)
 		}
 	}
-	return errors.Join(setSysctls(), setUplink(), c.makeVFs())
+	return errors.Join(setSysctls(), reserveHugePages(), setUplink(), c.makeVFs())
+}
+
+// hugePages, of 2 MiB, are for pods with DPDK. The kernel spreads them over the NUMA nodes, and two programs take ten each of
+// the node that has the CPU.
+const hugePages = 48
+
+// reserveHugePages takes them while memory is whole. The kubelet counts them when it starts.
+func reserveHugePages() error {
+	const path = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+	err := os.WriteFile(path, []byte(strconv.Itoa(hugePages)), 0o644)
+	if err != nil {
+		return fmt.Errorf("reserve huge pages: %w", err)
+	}
+	return nil
 }
 
 // mountState puts a folder of the disk that persists, or one in memory, where the node keeps state.

@@ -18,6 +18,8 @@ import (
 const (
 	Pause   = "localhost/pause:1"
 	Busybox = "localhost/busybox:1"
+	// Testpmd is not among them: see WriteTestpmd.
+	Testpmd = "localhost/testpmd:1"
 )
 
 // ErrNotStatic means that a program needs a dynamic loader, which an image made here does not have.
@@ -25,10 +27,32 @@ var ErrNotStatic = errors.New("not a static binary")
 
 // WriteBase writes an archive of both images, made of the busybox on PATH. The error wraps ErrNotStatic if that one is the
 // dynamically linked one.
-func WriteBase(ctx context.Context, path string) (err error) {
-	binary, applets, err := busybox(ctx)
+func WriteBase(ctx context.Context, path string) error {
+	files, err := base(ctx)
 	if err != nil {
 		return err
+	}
+	// One layer for both: a runtime unpacks it once. It ends a sandbox with SIGKILL, so pause need not heed any other signal.
+	return write(path,
+		oci.Image{Name: Pause, Files: files, Command: []string{"sleep", "2147483647"}},
+		oci.Image{Name: Busybox, Files: files, Command: []string{"sh"}},
+	)
+}
+
+func write(path string, images ...oci.Image) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("write the images: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return oci.Write(f, images...)
+}
+
+// base is what each image has: a shell and all that busybox can do.
+func base(ctx context.Context) ([]oci.File, error) {
+	binary, applets, err := busybox(ctx)
+	if err != nil {
+		return nil, err
 	}
 	files := []oci.File{
 		{Path: "/bin/busybox", Mode: 0o755, Data: binary},
@@ -40,16 +64,7 @@ func WriteBase(ctx context.Context, path string) (err error) {
 			files = append(files, oci.File{Path: "/bin/" + name, Link: "busybox"})
 		}
 	}
-	f, err := os.Create(path)
-	if err != nil {
-		return fmt.Errorf("write the base images: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	// One layer for both: a runtime unpacks it once. It ends a sandbox with SIGKILL, so pause need not heed any other signal.
-	return oci.Write(f,
-		oci.Image{Name: Pause, Files: files, Command: []string{"sleep", "2147483647"}},
-		oci.Image{Name: Busybox, Files: files, Command: []string{"sh"}},
-	)
+	return files, nil
 }
 
 // busybox is the machine's static busybox and the names of what it can do.

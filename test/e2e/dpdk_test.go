@@ -1,0 +1,169 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// TestDPDK runs the sample: in two pods, neither of them privileged, testpmd sends by one VF and receives by another. The
+// receiver finds its VF in its environment, the sender in device-info. Alone it takes the nodes of vfio from the device
+// plugin itself; after TestCDI they come by CDI.
+func TestDPDK(t *testing.T) {
+	vfs := giveToDPDK(t)
+	config, err := os.ReadFile("testdata/cdi/config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	setPools(t, string(config))
+	eventually(t, "the node to offer VFs for DPDK", func(ctx context.Context) error {
+		n, err := offers(ctx, dpdkResource)
+		if err == nil && n != len(vfs) {
+			err = fmt.Errorf("it offers %d, want %d", n, len(vfs))
+		}
+		return errors.Join(err, pluginIsReady(ctx))
+	})
+	before := mustLook(t)
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		deleted := kubectl(ctx, "delete", "--ignore-not-found", "-k", "testdata/dpdk")
+		after := poll(ctx, func(context.Context) error {
+			now, err := look()
+			if diff := cmp.Diff(before, now); err == nil && diff != "" {
+				err = fmt.Errorf("it differs (-before +now):\n%s", diff)
+			}
+			return err
+		})
+		if err := errors.Join(deleted, after); err != nil {
+			t.Errorf("waiting for the node to be as it was before the pods: %v", err)
+		}
+	})
+	if err := kubectl(t.Context(), "apply", "-k", "testdata/dpdk"); err != nil {
+		t.Fatal(err)
+	}
+	rx, tx := pod{name: "dpdk-rx"}, pod{name: "dpdk-tx"}
+	rx.running(t)
+	tx.running(t)
+
+	device := rx.status(t)[1].DeviceInfo
+	if got, err := rx.exec(t.Context(), "sh", "-c", "echo $PCIDEVICE_INTEL_COM_DPDK"); err != nil || device == nil || got != device.PCI.Address {
+		t.Errorf("the receiver's environment has the VF %q, %v; its device-info %v", got, err, device)
+	}
+	for _, p := range []pod{rx, tx} {
+		const ipcLock = "0000000000004000" // bit 14 alone
+		got, err := p.exec(t.Context(), "sed", "-n", `s/^CapEff:[[:space:]]*//p`, "/proc/1/status")
+		if err != nil || got != ipcLock {
+			t.Errorf("testpmd in %s has the capabilities %s, %v, want %s", p.name, got, err, ipcLock)
+		}
+	}
+	now := mustLook(t).VFs
+	for _, vf := range vfs {
+		if e := now[vf].Entry; e.VLAN != 101 || !strings.HasPrefix(e.MAC, "02:00:00:00:65:0") || !e.SpoofCheck {
+			t.Errorf("the PF's entry of VF %s: %+v", vf, e)
+		}
+	}
+	const enough = 1000
+	received := 0
+	eventually(t, "packets to come through", func(ctx context.Context) (err error) {
+		received, err = rx.packets(ctx, "RX")
+		if err == nil && received < enough {
+			err = fmt.Errorf("%d came, want %d", received, enough)
+		}
+		return err
+	})
+	// The sender prints its count each second.
+	eventually(t, "the sender to have sent what came", func(ctx context.Context) error {
+		sent, err := tx.packets(ctx, "TX")
+		t.Logf("sent %d, of which at least %d came", sent, received)
+		if err == nil && sent < received {
+			err = fmt.Errorf("it has sent %d, %d came", sent, received)
+		}
+		return err
+	})
+}
+
+var counters = regexp.MustCompile(`(RX|TX)-packets: +(\d+)`)
+
+// packets is what testpmd in the pod counted last, of RX or TX.
+func (p pod) packets(ctx context.Context, direction string) (n int, err error) {
+	log, err := client.CoreV1().Pods(namespace).GetLogs(p.name, &corev1.PodLogOptions{}).Stream(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer log.Close()
+	text, err := io.ReadAll(log)
+	if err != nil {
+		return 0, err
+	}
+	err = fmt.Errorf("testpmd in pod %s counts nothing: %s", p.name, text)
+	for _, m := range counters.FindAllStringSubmatch(string(text), -1) {
+		if m[1] == direction {
+			n, err = strconv.Atoi(m[2])
+		}
+	}
+	return n, err
+}
+
+const poolsMap, poolsKey = "sriovdp-config", "config.json"
+
+// setPools gives the device plugin a configuration. It follows by itself.
+func setPools(t *testing.T, config string) {
+	t.Helper()
+	patch, err := json.Marshal(map[string]any{"data": map[string]string{poolsKey: config}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = client.CoreV1().ConfigMaps("viaduct").Patch(context.WithoutCancel(t.Context()), poolsMap, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// giveToDPDK binds two free VFs of one PF to vfio-pci. When the test ends they are the node's again.
+func giveToDPDK(t *testing.T) (vfs []string) {
+	t.Helper()
+	ofPF := map[string][]string{}
+	for address, vf := range mustLook(t).VFs {
+		if free := ofPF[vf.PF]; vf.Link != nil && len(vfs) == 0 {
+			if ofPF[vf.PF] = append(free, address); len(ofPF[vf.PF]) == 2 {
+				vfs = ofPF[vf.PF]
+			}
+		}
+	}
+	if len(vfs) == 0 {
+		t.Fatal("no PF has two free VFs")
+	}
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		var errs []error
+		for _, vf := range vfs {
+			errs = append(errs, bind(vf, ""))
+		}
+		err := errors.Join(append(errs, poll(ctx, deployed))...)
+		// The driver made a new interface for each VF, which has another MAC.
+		baseline, _ = look()
+		if err != nil {
+			t.Errorf("waiting for the node to offer all its VFs again: %v", err)
+		}
+	})
+	for _, vf := range vfs {
+		if err := bind(vf, "vfio-pci"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return vfs
+}
