@@ -308,6 +308,9 @@ func TestDevicesRefused(t *testing.T) {
 			wantRefusal(t, err, append(tt.words, "pod shop/till-0", "network shop/a")...)
 		})
 	}
+	two := nads(ParseDefinition("shop", "a", "intel.com/sriov", conf), ParseDefinition("shop", "b", "intel.com/sriov", conf))
+	_, err := planOf(t, map[string]string{NetworksAnnotation: "a,b"}, two, map[string][]string{"intel.com/sriov": {"x"}})
+	wantRefusal(t, err, "network shop/b", "need 2 of", `intel.com/sriov: "2"`, "has 1")
 }
 
 func TestDefaultNetwork(t *testing.T) {
