@@ -127,6 +127,7 @@ func TestMoreVFsThanFree(t *testing.T) {
 	waiting := pod{name: "waiting", vfs: len(baseline.VFs)}
 	waiting.create(t)
 	waiting.event(t, "FailedScheduling", "Insufficient "+resource)
+	waiting.unschedulable(t, "Insufficient "+resource)
 	holder.remove(t.Context(), t)
 	waiting.running(t)
 	if got := waiting.devices(t); len(got) != len(baseline.VFs) {

@@ -110,6 +110,21 @@ func (p pod) running(t *testing.T) {
 	})
 }
 
+// unschedulable waits until the pod is Pending on no node, because of what the scheduler says of it: its event comes first.
+func (p pod) unschedulable(t *testing.T, why string) {
+	t.Helper()
+	says := func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable && strings.Contains(c.Message, why)
+	}
+	eventually(t, fmt.Sprintf("pod %s to be Pending, as the scheduler says %q", p.name, why), func(ctx context.Context) error {
+		got, err := p.get(ctx)
+		if err == nil && (got.Status.Phase != corev1.PodPending || got.Spec.NodeName != "" || !slices.ContainsFunc(got.Status.Conditions, says)) {
+			err = fmt.Errorf("it is %s on node %q, with conditions %+v", got.Status.Phase, got.Spec.NodeName, got.Status.Conditions)
+		}
+		return err
+	})
+}
+
 // exec runs a command in the pod and returns what it prints. Its error holds what it says about it.
 func (p pod) exec(ctx context.Context, argv ...string) (string, error) {
 	url := client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(p.name).SubResource("exec").
