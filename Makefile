@@ -110,7 +110,7 @@ VMS ?= 2
 .PHONY: test-lab
 test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers, and of that VM
 	@[ -n "$(call tagged,lab)" ] || { echo "no package has lab tests: that cannot be right"; exit 1; }
-	go test -tags labhost -count=$(COUNT) -timeout $$((10*$(COUNT)))m ./test/lab/vm
+	go test -tags labhost -p $(VMS) -count=$(COUNT) -timeout $$((10*$(COUNT)))m ./test/lab ./test/lab/vm
 	go test -tags lab -p $(VMS) -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
 
 .PHONY: test-cluster

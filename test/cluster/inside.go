@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -66,12 +68,12 @@ func (o options) run(ctx context.Context, cache, temp string) (exit int, err err
 		return 0, err
 	}
 	defer control.Stop()
-	logf("API server ready after %s; booting the node", time.Since(started).Round(100*time.Millisecond))
-	config, err := o.writeNode(ctx, cache, temp, control.Secrets)
-	if err != nil {
-		return 0, err
+	logf("API server ready after %s", time.Since(started).Round(100*time.Millisecond))
+	if o.node {
+		exit, err = o.runNode(ctx, cache, temp, control)
+	} else {
+		exit, err = o.runBeside(ctx, cache, control)
 	}
-	exit, err = o.runNode(ctx, cache, config, control)
 	if (err != nil || exit != 0) && ctx.Err() == nil {
 		for _, name := range []string{"kube-controller-manager", "kube-scheduler", "kube-apiserver"} {
 			fmt.Fprintf(os.Stderr, "=== %s\n%s\n", name, control.Tail(name, 15))
@@ -109,21 +111,18 @@ func (o options) writeNode(ctx context.Context, cache, temp string, secrets cont
 	return path, os.WriteFile(path, data, 0o600)
 }
 
-// runNode boots the VM with the node in it. A component of the control plane that dies ends it.
-func (o options) runNode(ctx context.Context, cache, config string, control *controlplane.ControlPlane) (exit int, err error) {
+// runNode boots the VM with the node in it.
+func (o options) runNode(ctx context.Context, cache, temp string, control *controlplane.ControlPlane) (exit int, err error) {
+	config, err := o.writeNode(ctx, cache, temp, control.Secrets)
+	if err != nil {
+		return 0, err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return 0, fmt.Errorf("find this program: %w", err)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case death := <-control.Died():
-			cancel(death)
-		case <-ctx.Done():
-		}
-	}()
+	ctx, cancel := whileItLives(ctx, control)
+	defer cancel()
 	kubelet := controlplane.NodeIP + ":10250"
 	return vm.Run(ctx, vm.Config{
 		PFs: o.pfs, NUMANodes: o.numa, MemoryMiB: o.memory, Separate: !o.joined,
@@ -132,6 +131,38 @@ func (o options) runNode(ctx context.Context, cache, config string, control *con
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, TTY: isTerminal(os.Stdin) && isTerminal(os.Stdout),
 		Cache: cache, Log: logf,
 	}, []string{self, nodeCommand, config})
+}
+
+// whileItLives is ctx, which also ends when a component of the control plane dies.
+func whileItLives(ctx context.Context, control *controlplane.ControlPlane) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case death := <-control.Died():
+			cancel(death)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// runBeside runs the command on this machine, with an administrator's kubeconfig and kubectl.
+func (o options) runBeside(ctx context.Context, cache string, control *controlplane.ControlPlane) (exit int, err error) {
+	ctx, cancel := whileItLives(ctx, control)
+	defer cancel()
+	if err := os.Setenv("PATH", thirdparty.Bin(cache, "kubernetes")+":"+os.Getenv("PATH")); err != nil { // exec looks the command up there, too
+		return 0, err
+	}
+	cmd := exec.CommandContext(ctx, o.command[0], o.command[1:]...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+control.Secrets.HostKubeconfig("admin"))
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = endLimit / 3
+	exit, err = status(cmd.Run())
+	if cause := context.Cause(ctx); cause != nil {
+		err = errors.Join(err, cause)
+	}
+	return exit, err
 }
 
 // isTerminal tells whether a person sits at f: what they run in the guest then gets a terminal, too.

@@ -13,6 +13,7 @@ import (
 
 // options are what a person chooses of the cluster.
 type options struct {
+	node      bool
 	images    []string
 	pfs, vfs  int
 	numa      int
@@ -25,6 +26,7 @@ type options struct {
 
 func newFlags(o *options) *flag.FlagSet {
 	f := flag.NewFlagSet("cluster", flag.ContinueOnError)
+	f.BoolVar(&o.node, "node", true, "a node; false leaves the control plane alone, and CMD runs on this machine, in its network namespace")
 	f.Func("image", "OCI `archive` to import on the node; may be repeated", func(v string) error {
 		o.images = append(o.images, v)
 		return nil

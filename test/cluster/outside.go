@@ -22,7 +22,8 @@ const endLimit = 30 * time.Second
 // process and mount namespaces. The control plane has its ports for itself there, and when that process ends, however it
 // does, the kernel ends the rest.
 func outside(ctx context.Context, args []string) (exit int, err error) {
-	if _, err := parseOptions(args); err != nil {
+	o, err := parseOptions(args)
+	if err != nil {
 		return 2, err
 	}
 	cache, err := vm.CacheDir()
@@ -35,8 +36,10 @@ func outside(ctx context.Context, args []string) (exit int, err error) {
 	if err := thirdparty.Build(ctx, cache, logf); err != nil {
 		return 0, err
 	}
-	if err := vm.Prepare(ctx, vm.Config{Cache: cache, Log: logf}); err != nil {
-		return 0, err
+	if o.node {
+		if err := vm.Prepare(ctx, vm.Config{Cache: cache, Log: logf}); err != nil {
+			return 0, err
+		}
 	}
 	self, err := os.Executable()
 	if err != nil {

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -18,7 +19,7 @@ import (
 const failed = 125
 
 func main() {
-	exit, err := run(context.Background(), os.Args[1:])
+	exit, err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "lab: %v\n", err)
 		if exit == 0 {
@@ -28,24 +29,24 @@ func main() {
 	os.Exit(exit)
 }
 
-func run(ctx context.Context, args []string) (exit int, err error) {
-	var c vm.Config
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (exit int, err error) {
+	c := vm.Config{Stdout: stdout, Stderr: stderr}
 	var joined, console bool
 	root := &cobra.Command{
 		Use: "lab", Short: "Run programs in a virtual machine with SR-IOV NICs",
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRun: func(*cobra.Command, []string) {
 			c.Separate = !joined
-			c.Log = func(format string, args ...any) { fmt.Fprintf(os.Stderr, "lab: "+format+"\n", args...) }
+			c.Log = func(format string, args ...any) { fmt.Fprintf(stderr, "lab: "+format+"\n", args...) }
 			if console {
-				c.Console = os.Stderr
+				c.Console = stderr
 			}
 		},
 	}
 	root.SetArgs(args)
 	f := root.PersistentFlags()
 	f.IntVar(&c.PFs, "pfs", 2, "`number` of igb NICs; PF i is on NUMA node i mod --numa; -1 for none")
-	f.IntVar(&c.VFs, "vfs", vm.MaxVFs, "`number` of VFs per PF that tests should create (VIADUCT_LAB_VFS there); none are created by the lab")
+	f.IntVar(&c.VFs, "vfs", 0, fmt.Sprintf("`number` of VFs made on each of them at boot, %d at most", vm.MaxVFs))
 	f.IntVar(&c.NUMANodes, "numa", 2, "`number` of NUMA nodes")
 	f.BoolVar(&joined, "joined", true, "all PFs on one Ethernet segment; false gives each its own")
 	f.IntVar(&c.MemoryMiB, "memory", 2048, "the guest's memory in `MiB`")
@@ -104,6 +105,5 @@ func inLab(ctx context.Context, c vm.Config, argv []string) (int, error) {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
 	c.Signals = signals
-	c.Stdout, c.Stderr = os.Stdout, os.Stderr
 	return vm.Run(ctx, c, argv)
 }

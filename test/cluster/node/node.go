@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -57,13 +58,19 @@ func Run(ctx context.Context, c Config) (exit int, err error) {
 		return 0, err
 	}
 	defer group.Stop()
-	if err = c.start(ctx, group); err == nil {
+	exit, err = c.carry(ctx, group, c.start, os.Stderr)
+	return exit, errors.Join(err, c.keepLogs())
+}
+
+// carry starts the node and runs the command on it. Whatever fails, w gets the report, unless somebody ended it.
+func (c Config) carry(ctx context.Context, group *process.Group, start func(context.Context, *process.Group) error, w io.Writer) (exit int, err error) {
+	if err = start(ctx, group); err == nil {
 		exit, err = c.command(ctx)
 	}
 	if (err != nil || exit != 0) && ctx.Err() == nil {
-		c.report(ctx, os.Stderr)
+		c.report(ctx, group, w)
 	}
-	return exit, errors.Join(err, c.keepLogs())
+	return exit, err
 }
 
 // start brings the daemons up, and returns when pods can run.

@@ -39,7 +39,7 @@ type eventList struct {
 }
 
 // report writes what helps to see why something failed: pods, events, the last lines of pods and daemons.
-func (c Config) report(ctx context.Context, w io.Writer) {
+func (c Config) report(ctx context.Context, group *process.Group, w io.Writer) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if admin, err := c.Secrets.Admin(controlplane.GuestServer); err != nil {
@@ -55,7 +55,7 @@ func (c Config) report(ctx context.Context, w io.Writer) {
 		fmt.Fprintf(w, "=== %s\n%s\n", path[len(podLogs)+1:], process.Tail(path, 20))
 	}
 	for _, name := range []string{"kube-proxy", "containerd", "kubelet"} {
-		fmt.Fprintf(w, "=== %s\n%s\n", name, process.Tail(filepath.Join(logs, name+".log"), 40))
+		fmt.Fprintf(w, "=== %s\n%s\n", name, group.Tail(name, 40))
 	}
 	fmt.Fprintf(w, "=== kernel\n%s\n===\n", kernellog.Tail(40))
 }

@@ -1,6 +1,6 @@
 //go:build labhost
 
-// These tests start virtual machines themselves, so they run on the host: go test -tags labhost ./test/lab/vm
+// These tests start virtual machines themselves, so they run on the host: go test -tags labhost ./test/lab/...
 
 package vm
 
@@ -67,13 +67,35 @@ func cksum(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
+// covered builds a program with coverage, one of whose two statements runs.
+func covered(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"go.mod":  "module covered\n\ngo 1.21\n",
+		"main.go": "package main\n\nimport \"os\"\n\nfunc main() {\n\tif len(os.Args) > 1 {\n\t\tprintln(\"never\")\n\t}\n}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := exec.CommandContext(t.Context(), "go", "build", "-cover", "-o", "covered", ".")
+	build.Dir = dir
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build -cover: %v: %s", err, out)
+	}
+	return filepath.Join(dir, "covered")
+}
+
 func TestWhatLasts(t *testing.T) {
 	c := small(t)
+	coverage := filepath.Join(t.TempDir(), "made", "now")
+	t.Setenv("GOCOVERDIR", coverage)
 	c.Persist, c.Artefacts = t.TempDir(), filepath.Join(t.TempDir(), "made", "now")
 	c.Dir = t.TempDir()
 	out := filepath.Join(c.Dir, "profile")
 	// A background process that holds the output and the disk open must not keep the machine.
-	script := `echo kept > /persist/file; echo back > /artefacts/file; echo lost > lost; echo prof > profile; cd /persist; sleep 1000 & exit 0`
+	script := "echo kept > /persist/file; echo back > /artefacts/file; echo lost > lost; echo prof > profile; " + covered(t) + "; cd /persist; sleep 1000 & exit 0"
 	if got := in(t, c, "sh", "-c", script, "x", "-test.cpuprofile=profile"); got.Exit != 0 {
 		t.Fatal(got)
 	}
@@ -84,6 +106,10 @@ func TestWhatLasts(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(c.Dir, "lost")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the guest wrote to the host's root: %v", err)
+	}
+	said, err := exec.CommandContext(t.Context(), "go", "tool", "covdata", "percent", "-i="+coverage).CombinedOutput()
+	if err != nil || !strings.Contains(string(said), "coverage: 50.0% of statements") {
+		t.Errorf("the coverage that came back: %s, %v; want 50.0%%", said, err)
 	}
 	want := told{0, "kept\n", ""}
 	if d := cmp.Diff(want, in(t, c, "cat", "/persist/file")); d != "" {

@@ -37,9 +37,8 @@ var passed = []string{"PATH", "HOME", "TERM", "GOCOVERDIR"}
 // sbin is where Debian keeps ip, modprobe and the like; an ordinary user's PATH may lack it.
 const sbin = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Environ is the command's environment. Later entries win, as in os/exec. VIADUCT_LAB tells a test that it runs in the
-// lab; VIADUCT_LAB_VFS is Config.VFs: the emulated NIC itself always offers MaxVFs, and creates none until told.
-func environ(host, own []string, dir string, vfs int) []string {
+// Environ is the command's environment. Later entries win, as in os/exec. VIADUCT_LAB tells a test that it runs in the lab.
+func environ(host, own []string, dir string) []string {
 	env := map[string]string{}
 	var order []string
 	set := func(kv string) {
@@ -65,7 +64,7 @@ func environ(host, own []string, dir string, vfs int) []string {
 	} else {
 		set("PATH=" + env["PATH"] + ":" + sbin)
 	}
-	for _, kv := range []string{"PWD=" + dir, "USER=root", "VIADUCT_LAB=1", fmt.Sprintf("VIADUCT_LAB_VFS=%d", vfs)} {
+	for _, kv := range []string{"PWD=" + dir, "USER=root", "VIADUCT_LAB=1"} {
 		set(kv)
 	}
 	for _, kv := range own {

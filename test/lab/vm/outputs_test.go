@@ -46,10 +46,10 @@ func TestOutputs(t *testing.T) {
 
 func TestEnviron(t *testing.T) {
 	host := []string{"PATH=/a", "HOME=/root", "SECRET=x", "VIADUCT_X=1=2", "TERM=vt100", "PWD=/elsewhere"}
-	got := environ(host, []string{"HOME=/tmp", "A=b c", "A="}, "/src", 3)
+	got := environ(host, []string{"HOME=/tmp", "A=b c", "A="}, "/src")
 	want := []string{
 		"PATH=/a:" + sbin, "HOME=/tmp", "VIADUCT_X=1=2", "TERM=vt100",
-		"PWD=/src", "USER=root", "VIADUCT_LAB=1", "VIADUCT_LAB_VFS=3", "A=",
+		"PWD=/src", "USER=root", "VIADUCT_LAB=1", "A=",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

@@ -106,6 +106,7 @@ func TestConfigCheck(t *testing.T) {
 		{"zero value", "", Config{}},
 		{"no NIC", "", Config{PFs: -1}},
 		{"too many VFs", "8 VFs per PF", Config{VFs: 8}},
+		{"VFs of nothing", "no PF", Config{PFs: -1, VFs: 1}},
 		{"too many nodes", "8 NUMA nodes", Config{NUMANodes: 8}},
 		{"too many PFs", "17 PFs", Config{PFs: 17, NUMANodes: 1}},
 		{"little memory", "100 MiB", Config{MemoryMiB: 100}},

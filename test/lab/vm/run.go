@@ -44,8 +44,8 @@ func newRun(ctx context.Context, c Config, p parts, argv []string) (_ *run, err 
 		}
 	}()
 	job := wire.Job{
-		Argv: argv, Dir: c.Dir, Kernel: p.kernel.root, Env: environ(os.Environ(), c.Env, c.Dir, c.VFs),
-		Modules: c.modules(), OneOutput: sameWriter(c.Stdout, c.Stderr), Persist: c.Persist != "",
+		Argv: argv, Dir: c.Dir, Kernel: p.kernel.root, Env: environ(os.Environ(), c.Env, c.Dir),
+		Modules: c.modules(), VFs: c.VFs, OneOutput: sameWriter(c.Stdout, c.Stderr), Persist: c.Persist != "",
 	}
 	if err := r.share(&job); err != nil {
 		return nil, err

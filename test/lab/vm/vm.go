@@ -40,7 +40,7 @@ var (
 // Config is the machine and what is around the command. The zero value works.
 type Config struct {
 	PFs       int // igb NICs; 0 means 2, negative none
-	VFs       int // how many VFs per PF a test should create, 1 to 7; 0 means 7. See Environ.
+	VFs       int // how many VFs each PF has at boot, 0 to MaxVFs; more or others are the command's to make
 	NUMANodes int // PF i is on node i mod NUMANodes; 0 means 2
 	MemoryMiB int // 0 means 2048; at most MaxMemoryMiB with PFs
 	CPUs      int // 0 means 1: emulated CPUs wait for each other, and a second one costs half as much again
@@ -113,7 +113,7 @@ func (c Config) withDefaults() (Config, error) {
 	for _, d := range []struct {
 		v   *int
 		def int
-	}{{&c.PFs, 2}, {&c.VFs, MaxVFs}, {&c.NUMANodes, 2}, {&c.MemoryMiB, 2048}} {
+	}{{&c.PFs, 2}, {&c.NUMANodes, 2}, {&c.MemoryMiB, 2048}} {
 		if *d.v == 0 {
 			*d.v = d.def
 		}
@@ -146,7 +146,9 @@ const (
 func (c Config) check() error {
 	switch {
 	case c.VFs < 0 || c.VFs > MaxVFs:
-		return fmt.Errorf("configure the lab: %d VFs per PF, the NIC offers 1 to %d", c.VFs, MaxVFs)
+		return fmt.Errorf("configure the lab: %d VFs per PF, the NIC offers %d", c.VFs, MaxVFs)
+	case c.VFs > 0 && c.PFs == 0:
+		return fmt.Errorf("configure the lab: %d VFs per PF, and no PF", c.VFs)
 	case c.NUMANodes < 1 || c.NUMANodes > maxNodes:
 		return fmt.Errorf("configure the lab: %d NUMA nodes, possible are 1 to %d", c.NUMANodes, maxNodes)
 	case c.PFs > maxPFsPerNode*c.NUMANodes:

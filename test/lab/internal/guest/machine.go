@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -61,10 +62,13 @@ func setUp(job wire.Job) error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &nofile); err != nil {
 		return fmt.Errorf("raise the limit of open files: %w", err)
 	}
-	if err := loopbackUp(); err != nil {
+	if err := linkUp("lo"); err != nil {
 		return err
 	}
 	if err := modprobe(job.Modules...); err != nil {
+		return err
+	}
+	if err := makeVFs(job.VFs); err != nil {
 		return err
 	}
 	for _, s := range job.Shares {
@@ -114,20 +118,46 @@ func modprobe(modules ...string) error {
 	return nil
 }
 
-// loopbackUp sets IFF_UP on lo; the kernel gives it its addresses.
-func loopbackUp() error {
+// linkUp sets IFF_UP on a link, beside the flags that it has.
+func linkUp(name string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("set lo up: %w", err)
+		return fmt.Errorf("set %s up: %w", name, err)
 	}
 	defer unix.Close(fd)
-	req, err := unix.NewIfreq("lo")
+	req, err := unix.NewIfreq(name)
 	if err != nil {
-		return fmt.Errorf("set lo up: %w", err)
+		return fmt.Errorf("set %s up: %w", name, err)
 	}
-	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, req); err != nil {
+		return fmt.Errorf("set %s up: read its flags: %w", name, err)
+	}
+	req.SetUint16(req.Uint16() | unix.IFF_UP)
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req); err != nil {
-		return fmt.Errorf("set lo up: %w", err)
+		return fmt.Errorf("set %s up: %w", name, err)
+	}
+	return nil
+}
+
+// makeVFs sets the PFs up and makes n VFs on each; none leaves all as it is. In this order: a VF whose PF is down finds
+// nobody to talk to when its driver starts, waits seconds in vain, and may stay without carrier.
+func makeVFs(n int) error {
+	if n == 0 {
+		return nil
+	}
+	found, err := filepath.Glob("/sys/class/net/*/device/sriov_totalvfs")
+	if err != nil || len(found) == 0 {
+		return errors.Join(fmt.Errorf("make %d VFs: no interface is a PF's", n), err)
+	}
+	for _, path := range found {
+		device := filepath.Dir(path)
+		name := filepath.Base(filepath.Dir(device))
+		if err := linkUp(name); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(device, "sriov_numvfs"), strconv.AppendInt(nil, int64(n), 10), 0o644); err != nil {
+			return fmt.Errorf("make %d VFs on %s: %w", n, name, err)
+		}
 	}
 	return nil
 }

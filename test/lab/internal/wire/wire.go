@@ -30,7 +30,9 @@ type Job struct {
 	Kernel string `json:"kernel"`
 	// Modules are loaded before the command starts, as udev would have done on a node.
 	Modules []string `json:"modules,omitempty"`
-	Shares  []Share  `json:"shares,omitempty"`
+	// VFs are made on each PF, for which its interface is set up.
+	VFs    int     `json:"vfs,omitempty"`
+	Shares []Share `json:"shares,omitempty"`
 	// Persist says that a virtio block device with the serial number PersistSerial belongs at /persist.
 	Persist bool `json:"persist,omitempty"`
 	// Return are files that go back to the host when the command is done: guest path to name in the share "return".
