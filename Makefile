@@ -127,6 +127,12 @@ bench: build bin/lab ## every benchmark; those of the VF path run in the lab, wi
 	go test -run '^$$' -bench . -benchmem ./cmd/... ./internal/... ./pkg/...
 	go test -tags lab -v -run '^$$' -bench . -timeout 60m -exec '$(CURDIR)/bin/lab run --cpus 2 --' ./test/bench/...
 
+# Not a part of CI: a quarter of an hour, most of it to watch agents do nothing. docs/scale.md has the figures of one run.
+.PHONY: scale
+scale: bin/cluster ## how the daemons grow: a node with 1,024 VFs and 250 pods; agents against a real API server, for 1,000 nodes
+	go test -tags scale -v -count=1 -timeout 60m -run TestNode ./test/scale
+	go test -tags scale -v -count=1 -timeout 60m -run TestFleet -exec '$(CURDIR)/bin/cluster run --node=false --' ./test/scale
+
 .PHONY: crash
 crash: build bin/lab bin/sriov-helper ## SIGKILL at every point of the VF path, each with every recovery, and a reboot; 500 pods on 8 VFs
 	go test -tags lab -v -count=1 -timeout 12h -exec '$(LAB)' ./internal/sriov/ -run 'TestKilledAnywhere|TestWorkers' -args -crash-full -cycles 500
@@ -153,7 +159,7 @@ check-format: bin/tools/gofumpt
 .PHONY: check-lint
 check-lint: bin/tools/golangci-lint
 	go vet ./...
-	go vet -tags lab,cluster,labhost ./...
+	go vet -tags lab,cluster,labhost,scale ./...
 	bin/tools/golangci-lint run
 	go vet -C test/deploy ./...
 	cd test/deploy && ../../bin/tools/golangci-lint run
