@@ -20,7 +20,7 @@ const probeTime = 20 * time.Second
 func findAccel(ctx context.Context, c Config, p parts) (accel, error) {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
-		return tcg, nil //nolint:nilerr // no KVM is an answer, not an error
+		return tcg, nil // no KVM is an answer, not an error
 	}
 	_ = f.Close() // nothing was done with it
 	host, err := os.ReadFile("/proc/sys/kernel/osrelease")
