@@ -118,6 +118,11 @@ test-cluster: image bin/cluster bin/testpmd.tar ## tests on a real kubelet, cont
 	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
 	go test -tags cluster -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -exec '$(CLUSTER) --' $(call tagged,cluster)
 
+# Exclusive CPUs of two NUMA nodes take a VM with three: too slow for every day.
+.PHONY: test-numa
+test-numa: image bin/cluster bin/testpmd.tar ## the cluster's test of pods whose CPUs and VFs are to be of one NUMA node, on a node with three CPUs
+	go test -tags cluster,numa -v -count=1 -timeout 40m -exec '$(CLUSTER) --cpus 3 --' ./test/e2e -run TestNUMA
+
 .PHONY: fuzz
 fuzz: setup-go ## every fuzz target, FUZZTIME (10s) each
 	hack/fuzz $(FUZZTIME) $(FUZZERS)
@@ -145,6 +150,7 @@ crash: build bin/lab bin/sriov-helper ## SIGKILL at every point of the VF path, 
 soak: ## what takes too long for CI: fuzzing for 10 minutes each, every test ten times over, and 10,000 pods
 	$(MAKE) fuzz FUZZTIME=10m
 	$(MAKE) test COUNT=10
+	$(MAKE) test-numa
 	VIADUCT_PODS=10000 go test -run TestChurn -timeout 60m ./internal/delegate
 
 ## checking
@@ -159,7 +165,7 @@ check-format: bin/tools/gofumpt
 .PHONY: check-lint
 check-lint: bin/tools/golangci-lint
 	go vet ./...
-	go vet -tags lab,cluster,labhost,scale ./...
+	go vet -tags lab,cluster,numa,labhost,scale ./...
 	bin/tools/golangci-lint run
 	go vet -C test/deploy ./...
 	cd test/deploy && ../../bin/tools/golangci-lint run

@@ -125,7 +125,7 @@ func (o options) runNode(ctx context.Context, cache, temp string, control *contr
 	defer cancel()
 	kubelet := controlplane.NodeIP + ":10250"
 	return vm.Run(ctx, vm.Config{
-		PFs: o.pfs, NUMANodes: o.numa, MemoryMiB: o.memory, Separate: !o.joined,
+		PFs: o.pfs, NUMANodes: o.numa, MemoryMiB: o.memory, CPUs: o.cpus, Separate: !o.joined,
 		Uplink: true, HostForwards: []string{"tcp:" + kubelet + "-" + kubelet},
 		Persist: o.persist, Artefacts: o.artefacts,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, TTY: isTerminal(os.Stdin) && isTerminal(os.Stdout),

@@ -19,6 +19,7 @@ type options struct {
 	numa      int
 	joined    bool
 	memory    int
+	cpus      int
 	persist   string
 	artefacts string
 	command   []string
@@ -36,6 +37,7 @@ func newFlags(o *options) *flag.FlagSet {
 	f.IntVar(&o.numa, "numa", 2, "`number` of NUMA nodes")
 	f.BoolVar(&o.joined, "joined", true, "put all NICs on one Ethernet segment")
 	f.IntVar(&o.memory, "memory", vm.MaxMemoryMiB, "memory of the node, in `MiB`")
+	f.IntVar(&o.cpus, "cpus", 1, "`number` of the node's CPUs")
 	f.StringVar(&o.persist, "persist", "", "`folder` for the cluster's state: the next start on it is the same cluster, its node rebooted")
 	f.StringVar(&o.artefacts, "artefacts", "", "`folder` for the logs")
 	return f
