@@ -166,7 +166,10 @@ func TestPodFromPlanToStatus(t *testing.T) {
 	}
 	// The informer is slower than the next report.
 	n.api.set(func() { n.api.hidden["shop/till-0"] = true })
-	status := json.RawMessage(`[{"name":"pods"},{"name":"shop/a"}]`)
+	status, err := json.MarshalIndent([]map[string]string{{"name": "pods"}, {"name": "shop/a"}}, "", "    ")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := n.client.Report(t.Context(), agentapi.Report{Pod: pod1, Status: status}); err != nil {
 		t.Fatal(err)
 	}
