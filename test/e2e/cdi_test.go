@@ -19,8 +19,7 @@ func TestCDI(t *testing.T) {
 		ctx := context.WithoutCancel(t.Context())
 		err := errors.Join(bind(vf, ""), poll(ctx, deployed))
 		// The driver made a new interface for the VF, which has another MAC.
-		baseline, _ = look()
-		if err != nil {
+		if err := errors.Join(err, takeVFsForBaseline()); err != nil {
 			t.Errorf("waiting for the node to offer all its VFs again: %v", err)
 		}
 	})

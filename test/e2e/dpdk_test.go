@@ -155,8 +155,7 @@ func giveToDPDK(t *testing.T) (vfs []string) {
 		}
 		err := errors.Join(append(errs, poll(ctx, deployed))...)
 		// The driver made a new interface for each VF, which has another MAC.
-		baseline, _ = look()
-		if err != nil {
+		if err := errors.Join(err, takeVFsForBaseline()); err != nil {
 			t.Errorf("waiting for the node to offer all its VFs again: %v", err)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,7 +28,7 @@ func TestDualStack(t *testing.T) {
 	}
 	static := pod{name: "static", networks: "dual, six@data0", vfs: 2}.createStatic(t)
 	static.running(t)
-	taken := static.devices(t)
+	taken := slices.Sorted(slices.Values(static.devices(t))) // networks take them in this order
 	if len(taken) != 2 || baseline.VFs[taken[0]].PF != baseline.VFs[taken[1]].PF {
 		t.Fatalf("the static pod has VFs %v, want two of one PF", taken)
 	}

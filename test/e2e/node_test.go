@@ -187,6 +187,16 @@ func mustLook(t *testing.T) picture {
 // baseline is the node before the first pod.
 var baseline picture
 
+// takeVFsForBaseline takes the VFs as they are now for what they were before the first pod. Files are not taken: the last pod's
+// may still be on their way out.
+func takeVFsForBaseline() error {
+	now, err := look()
+	if err == nil {
+		baseline.VFs = now.VFs
+	}
+	return err
+}
+
 // leaveNothing has the test fail unless the node is as it was before the first pod when the test's pods are gone. Call it
 // before making any: what a test did not clean up must not become the next one's normal.
 func leaveNothing(t *testing.T) {
