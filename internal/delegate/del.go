@@ -37,11 +37,12 @@ func (r *Runner) Del(ctx context.Context, sb Sandbox, fallback network.Attachmen
 			// An ADD that was killed while it wrote its first record has left a part of one. It had started no plugin yet.
 			return errors.Join(r.delFallback(ctx, sb, fallback), r.Records.Remove(sb.ContainerID))
 		case errors.Is(err, takeover.ErrCorrupt):
-			return errors.Join(r.setAsideForeign(sb.ContainerID, err), r.delFallback(ctx, sb, fallback))
+			err = fmt.Errorf("what Multus saved of container %s: %w", sb.ContainerID, err)
+			return errors.Join(setAside(r.Multus, sb.ContainerID, err), r.delFallback(ctx, sb, fallback))
 		}
 		return err
 	case isBroken(err):
-		return errors.Join(r.setAside(sb.ContainerID, err), r.delFallback(ctx, sb, fallback))
+		return errors.Join(setAside(r.Records, sb.ContainerID, err), r.delFallback(ctx, sb, fallback))
 	}
 	return err
 }
@@ -51,9 +52,10 @@ func isBroken(err error) bool {
 	return errors.Is(err, journal.ErrCorrupt) || errors.Is(err, journal.ErrVersion)
 }
 
-// setAside puts a broken record out of the way. The error says why, and where it is now. Hold the lock.
-func (r *Runner) setAside(containerID string, why error) error {
-	path, err := r.Records.SetAside(containerID)
+// setAside puts what is broken out of the way, so that the next DEL meets with a sandbox without a record. The error says why,
+// and where it is now. Hold the lock.
+func setAside(from interface{ SetAside(string) (string, error) }, containerID string, why error) error {
+	path, err := from.SetAside(containerID)
 	if err != nil {
 		return errors.Join(why, err)
 	}

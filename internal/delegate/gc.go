@@ -100,7 +100,7 @@ func (r *Runner) setAsideDead(key string) error {
 	if _, err = r.load(key); !isBroken(err) {
 		return nil // its DEL came first
 	}
-	return r.setAside(key, err)
+	return setAside(r.Records, key, err)
 }
 
 // A validSet is the attachments in use, by the name of their network: the name that IPAM plugins keep their leases by.

@@ -47,16 +47,6 @@ func (r *Runner) adopt(sb Sandbox) (*Record, error) {
 	return rec, nil
 }
 
-// setAsideForeign puts what Multus saved out of the way, so that the next DEL meets with a sandbox without a record. The
-// error says where it is now.
-func (r *Runner) setAsideForeign(containerID string, cause error) error {
-	path, err := r.Multus.SetAside(containerID)
-	if err != nil {
-		return errors.Join(cause, err)
-	}
-	return fmt.Errorf("what Multus saved of container %s: %w; it is now %s; networks beside the default one may have left something behind", containerID, cause, path)
-}
-
 // forget removes Multus' files of a sandbox of which nothing is left.
 func (r *Runner) forget(rec *Record) error {
 	if r.Multus == "" {

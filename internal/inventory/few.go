@@ -1,7 +1,6 @@
 package inventory
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
@@ -48,7 +47,8 @@ func isPlainVF(d *pci.Device) bool { return d.IsVF() && len(d.Subfunctions) == 0
 
 // viewFew is view where few functions have to be described.
 func (v *viewer) viewFew(s *pci.Snapshot, where []int, links map[int]netlinks.NodeLink) (devices []*Device, odd []pci.Address) {
-	v.next = viewed{snapshot: s, devices: v.shown.devices, few: make(map[int]seen, len(where))}
+	devices = v.shown.devices
+	few, cloned := make(map[int]seen, len(where)), false
 	for _, k := range where {
 		e := v.believed[k]
 		if d := s.Devices()[k]; d != e.function {
@@ -58,57 +58,16 @@ func (v *viewer) viewFew(s *pci.Snapshot, where []int, links map[int]netlinks.No
 		if v.describe(&e, s, links) {
 			odd = append(odd, e.function.Address)
 		}
-		v.next.few[k] = e
+		few[k] = e
 		if e.device == before {
 			continue
 		}
-		if len(v.next.devices) > 0 && &v.next.devices[0] == &v.shown.devices[0] {
-			v.next.devices = slices.Clone(v.shown.devices) // somebody has the old ones
+		if !cloned {
+			devices, cloned = slices.Clone(devices), true // somebody has the old ones
 		}
-		v.next.devices[k] = e.device // no function has subfunctions, so a device is where its function is
+		devices[k] = e.device // no function has subfunctions, so a device is where its function is
 	}
 	v.dropped = v.dropped || len(odd) > 0
-	return v.next.devices, odd
-}
-
-// settle is to be called when the devices of the last view are believed.
-func (v *viewer) settle() {
-	v.touched, v.restless = v.touched[:0], v.restless[:0]
-	if v.next.all != nil {
-		v.believed, v.spare, v.parted = v.next.all, v.believed, false
-		for k := range v.believed {
-			v.parted = v.parted || len(v.believed[k].subs) > 0
-			if v.believed[k].again {
-				v.restless = append(v.restless, k)
-			}
-		}
-	}
-	for k, e := range v.next.few {
-		v.believed[k] = e
-		if e.again {
-			v.restless = append(v.restless, k)
-		}
-	}
-	v.shown = viewed{snapshot: v.next.snapshot, devices: v.next.devices}
-	v.next = viewed{}
-	if v.dropped {
-		v.forget()
-	}
-}
-
-// forget drops the memories of devices that are gone.
-func (v *viewer) forget() {
-	v.dropped = false
-	here, functions := map[string]bool{}, map[pci.Address]bool{}
-	for i := range v.believed {
-		e := &v.believed[i]
-		functions[e.function.Address] = true
-		here[e.device.ID] = true
-		for _, d := range e.subs {
-			here[d.ID] = true
-		}
-	}
-	maps.DeleteFunc(v.devices, func(id string, _ memory) bool { return !here[id] })
-	maps.DeleteFunc(v.owners, func(_ int, a pci.Address) bool { return !functions[a] })
-	maps.DeleteFunc(v.pfNames, func(a pci.Address, _ []string) bool { return !functions[a] })
+	v.next = viewed{snapshot: s, devices: devices, few: few}
+	return devices, odd
 }

@@ -5,6 +5,7 @@ package inventory
 
 import (
 	"cmp"
+	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -224,6 +225,48 @@ func (v *viewer) notePF(d *pci.Device, links map[int]netlinks.NodeLink) {
 		return
 	}
 	v.pfNames[d.Address] = append([]string{uplink.Name}, links[uplink.Index].AltNames...)
+}
+
+// settle is to be called when the devices of the last view are believed.
+func (v *viewer) settle() {
+	v.touched, v.restless = v.touched[:0], v.restless[:0]
+	if v.next.all != nil {
+		v.believed, v.spare, v.parted = v.next.all, v.believed, false
+		for k := range v.believed {
+			v.parted = v.parted || len(v.believed[k].subs) > 0
+			if v.believed[k].again {
+				v.restless = append(v.restless, k)
+			}
+		}
+	}
+	for k, e := range v.next.few {
+		v.believed[k] = e
+		if e.again {
+			v.restless = append(v.restless, k)
+		}
+	}
+	v.shown = viewed{snapshot: v.next.snapshot, devices: v.next.devices}
+	v.next = viewed{}
+	if v.dropped {
+		v.forget()
+	}
+}
+
+// forget drops the memories of devices that are gone.
+func (v *viewer) forget() {
+	v.dropped = false
+	here, functions := map[string]bool{}, map[pci.Address]bool{}
+	for i := range v.believed {
+		e := &v.believed[i]
+		functions[e.function.Address] = true
+		here[e.device.ID] = true
+		for _, d := range e.subs {
+			here[d.ID] = true
+		}
+	}
+	maps.DeleteFunc(v.devices, func(id string, _ memory) bool { return !here[id] })
+	maps.DeleteFunc(v.owners, func(_ int, a pci.Address) bool { return !functions[a] })
+	maps.DeleteFunc(v.pfNames, func(a pci.Address, _ []string) bool { return !functions[a] })
 }
 
 // function describes a PCI function; pf is its PF, if that is there.

@@ -29,7 +29,7 @@ type Gateway struct {
 // IPv4 and IPv6 alike, and keeps routers from adding others by their advertisements. Nothing is changed if it fails: what it
 // had removed is put back. The routes of a family may be missing for about a millisecond. The error wraps ErrGateway if a
 // gateway is out of reach.
-func SetDefaultRoutes(path string, want []Gateway) error {
+func SetDefaultRoutes(path string, want []Gateway) (err error) {
 	ns, err := netns.Open(path)
 	if err != nil {
 		return fmt.Errorf("set default routes: %w", err)
@@ -49,22 +49,27 @@ func SetDefaultRoutes(path string, want []Gateway) error {
 		routes = append(routes, route)
 	}
 	learning, err := stopLearning(ns) // first, else the next advertisement brings back what is removed here
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, learning.restore(ns))
+		}
+	}()
 	if err != nil {
-		return errors.Join(err, learning.restore(ns))
+		return err
 	}
 	before, err := defaultRoutes(h)
 	if err != nil {
-		return errors.Join(err, learning.restore(ns))
+		return err
 	}
 	if err := replaceRoutes(h, before, routes); err != nil {
 		now, listed := defaultRoutes(h)
 		if listed != nil {
-			return errors.Join(err, listed, learning.restore(ns))
+			return errors.Join(err, listed)
 		}
 		if back := replaceRoutes(h, now, before); back != nil {
 			err = errors.Join(err, fmt.Errorf("put the default routes back: %w", back))
 		}
-		return errors.Join(err, learning.restore(ns))
+		return err
 	}
 	return nil
 }

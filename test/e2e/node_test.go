@@ -102,7 +102,7 @@ func physicalFunction(address string) (pf string, index int, err error) {
 	physfn := filepath.Join("/sys/bus/pci/devices", address, "physfn")
 	names, err := filepath.Glob(filepath.Join(physfn, "net/*"))
 	if err != nil || len(names) != 1 {
-		return "", 0, fmt.Errorf("links of the PF: %q, want one: %w", names, errors.Join(err))
+		return "", 0, errors.Join(fmt.Errorf("links of the PF: %q, want one", names), err)
 	}
 	for i := 0; ; i++ {
 		target, err := os.Readlink(filepath.Join(physfn, fmt.Sprintf("virtfn%d", i)))

@@ -32,7 +32,7 @@ func (d debian) unpack(ctx context.Context, packages ...string) (err error) {
 	}
 	debs, err := filepath.Glob(filepath.Join(folder, "*.deb"))
 	if err != nil || len(debs) == 0 {
-		return fmt.Errorf("apt-get download left no package: %w", err)
+		return errors.Join(errors.New("apt-get download left no package"), err)
 	}
 	for _, deb := range debs {
 		if err := execute(ctx, folder, "dpkg-deb", "--extract", deb, d.root); err != nil {

@@ -105,7 +105,7 @@ func unpackKernel(ctx context.Context, c Config, t tools, a *apt, pkg string) (_
 	}
 	debs, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
 	if err != nil || len(debs) != 1 {
-		return kernel{}, fmt.Errorf("unpack the kernel: apt-get download left %d packages in %s: %w", len(debs), tmp, err)
+		return kernel{}, errors.Join(fmt.Errorf("unpack the kernel: apt-get download left %d packages in %s, want one", len(debs), tmp), err)
 	}
 	c.Log("unpacking it into %s", lab)
 	root := filepath.Join(tmp, "root")
@@ -114,7 +114,7 @@ func unpackKernel(ctx context.Context, c Config, t tools, a *apt, pkg string) (_
 	}
 	images, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
 	if err != nil || len(images) != 1 {
-		return kernel{}, fmt.Errorf("unpack the kernel: %s has %d images: %w", pkg, len(images), err)
+		return kernel{}, errors.Join(fmt.Errorf("unpack the kernel: %s has %d images, want one", pkg, len(images)), err)
 	}
 	version := strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")
 	if merged, err := filepath.Glob(filepath.Join(root, "usr", "lib", "modules")); err == nil && len(merged) == 1 {
