@@ -1,4 +1,4 @@
-//go:build cluster && survive
+//go:build cluster
 
 package e2e
 
@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,10 +20,11 @@ import (
 // A stream is pods with a VF that come and go without a pause: each is deleted as soon as it runs, and the next made before
 // that one is gone. One that the kubelet refuses is replaced, as a ReplicaSet would.
 type stream struct {
+	held []string      // VFs that none of these pods may get
 	turn chan struct{} // has an element while a pod is on its way, or pause holds it: unlike a mutex, first come, first served
-	made int           // pods; with turn
 	last time.Time     // when one was last seen to run; with turn
 
+	made                         atomic.Int64  // pods
 	ran, refused, delayed, since atomic.Int64  // pods; since: those delayed since mark
 	normal                       time.Duration // the longest that a pod took before the first fault
 	struck                       atomic.Bool
@@ -31,9 +33,9 @@ type stream struct {
 // Delayed is a pod that took so many times as long as any did before the first fault.
 const delayed = 2
 
-func startStream(t *testing.T) *stream {
+func startStream(t *testing.T, held []string) *stream {
 	t.Helper()
-	c := &stream{turn: make(chan struct{}, 1)}
+	c := &stream{held: held, turn: make(chan struct{}, 1)}
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan struct{})
 	go func() {
@@ -60,8 +62,8 @@ func startStream(t *testing.T) *stream {
 
 // one makes a pod, waits until it runs or is refused, and deletes it.
 func (c *stream) one(ctx context.Context) error {
-	c.made++
-	p := pod{name: fmt.Sprintf("comes-and-goes-%d", c.made), networks: "vlan100", vfs: 1}
+	c.made.Add(1)
+	p := c.now()
 	made := p.spec()
 	made.Spec.TerminationGracePeriodSeconds = new(int64(1)) // with none, its VF is given to the next pod before it is back, which has to wait
 	made.Labels = map[string]string{"app": "stream"}
@@ -95,6 +97,11 @@ func (c *stream) one(ctx context.Context) error {
 	})
 }
 
+// now is the pod on its way.
+func (c *stream) now() pod {
+	return pod{name: fmt.Sprintf("comes-and-goes-%d", c.made.Load()), networks: "vlan100", vfs: 1}
+}
+
 // await returns the pod when it runs or has failed. It looks once a second: the node has one slow CPU for all that it does.
 func (c *stream) await(ctx context.Context, p pod) (*corev1.Pod, error) {
 	for until := time.Now().Add(patience); ; {
@@ -113,8 +120,8 @@ func (c *stream) await(ctx context.Context, p pod) (*corev1.Pod, error) {
 	}
 }
 
-// isWhole waits until a pod that runs says that it has all of its networks. Where the agent was killed after it had planned, it
-// says so later.
+// isWhole waits until a pod that runs says that it has all of its networks, with a VF that is free. Where the agent was killed
+// after it had planned, it says so later.
 func (c *stream) isWhole(ctx context.Context, p pod) error {
 	return poll(ctx, func(ctx context.Context) error {
 		now, err := p.get(ctx)
@@ -125,6 +132,9 @@ func (c *stream) isWhole(ctx context.Context, p pod) error {
 		text := now.Annotations[statusAnnotation]
 		if err := json.Unmarshal([]byte(text), &status); err != nil || len(status) != 2 || status[1].DeviceInfo == nil {
 			return fmt.Errorf("pod %s runs, and its network-status is %q", p.name, text)
+		}
+		if device := status[1].DeviceInfo.PCI.Address; slices.Contains(c.held, device) {
+			return fmt.Errorf("pod %s has VF %s, which another pod has", p.name, device)
 		}
 		return nil
 	})
@@ -148,14 +158,16 @@ func (c *stream) count(p *corev1.Pod, took time.Duration) {
 	c.last = time.Now()
 }
 
-// first waits until a pod has run.
-func (c *stream) first(t *testing.T) {
+// another waits until one more pod has run.
+func (c *stream) another(t *testing.T, when string) {
 	t.Helper()
-	eventually(t, "a pod to run before the first fault", func(context.Context) error {
-		if c.ran.Load() == 0 {
-			return errors.New("none has")
+	before := c.ran.Load()
+	eventually(t, "a pod to run "+when, func(ctx context.Context) error {
+		if c.ran.Load() > before {
+			return nil
 		}
-		return nil
+		p := c.now()
+		return fmt.Errorf("none has; the events of %s: %q", p.name, p.events(ctx))
 	})
 }
 

@@ -1,11 +1,13 @@
-//go:build cluster && survive
+//go:build cluster
 
 package e2e
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -14,15 +16,33 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+var (
+	surviveFor  = flag.Duration("survive-for", 0, "TestSurvive strikes at random for so long, instead of once with each fault")
+	surviveSeed = flag.Uint64("survive-seed", 0, "the order of -survive-for; 0 is a new one, which the table tells")
+)
+
 // TestSurvive has one thing after another go wrong on a node where pods hold VFs and others come and go. After each fault
 // the pods that hold VFs have the same containers, VFs and settings as before; the pods that were to start meanwhile run; all
 // other VFs can be given to one more pod; and when the pods that came and went are gone, nothing of them is left.
 func TestSurvive(t *testing.T) {
 	leaveNothing(t)
 	s := newSurvival(t)
-	for _, f := range faults() {
-		if !s.strike(t, f) || t.Failed() {
-			return // what comes after one that left something would fail for that
+	deck := faults()
+	if *surviveFor == 0 {
+		for _, f := range deck {
+			if !s.strike(t, f) || t.Failed() {
+				return // what comes after one that left something would fail for that
+			}
+		}
+		return
+	}
+	// Shuffled over and over: in any order, and none is left out for long.
+	for until := s.began.Add(*surviveFor); time.Now().Before(until); {
+		s.random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		for _, f := range deck {
+			if time.Now().Before(until) && !s.strike(t, f) || t.Failed() {
+				return
+			}
 		}
 	}
 }
@@ -30,27 +50,14 @@ func TestSurvive(t *testing.T) {
 // A fault is something that goes wrong on the node. Strike returns when it is over.
 type fault struct {
 	name   string
-	strike func(t *testing.T)
+	strike func(t *testing.T, s *survival)
 	rest   bool // it is about who has which VF: afterwards one pod gets all that are free
-}
-
-// faults are all that TestSurvive strikes with, in this order.
-func faults() []fault {
-	return []fault{
-		{name: "kubelet restarted", strike: killed("kubelet"), rest: true},
-		{name: "containerd restarted", strike: killed("containerd")},
-		{name: "device plugin killed", strike: killed("device-plugin"), rest: true},
-		{name: "agent killed", strike: killed("meta-agent")},
-	}
-}
-
-// killed ends the node's process of this name as a crash does. Somebody starts it again.
-func killed(name string) func(*testing.T) {
-	return func(t *testing.T) { kill(t, name) }
 }
 
 // A survival is one run of TestSurvive.
 type survival struct {
+	seed    uint64
+	random  *rand.Rand
 	began   time.Time
 	holders []holder // hold VFs for all of the run
 	settled picture  // the node with the holders alone
@@ -78,7 +85,11 @@ type row struct {
 
 func newSurvival(t *testing.T) *survival {
 	t.Helper()
-	s := &survival{began: time.Now()}
+	s := &survival{seed: *surviveSeed, began: time.Now()}
+	if s.seed == 0 {
+		s.seed = uint64(s.began.UnixNano()) % 1e6
+	}
+	s.random = rand.New(rand.NewPCG(s.seed, 0))
 	for _, networks := range []string{`[{"name": "vlan100", "mac": "02:00:00:00:64:51"}]`, "vlan100"} {
 		p := pod{name: fmt.Sprintf("stays-%d", len(s.holders)), networks: networks, vfs: 1}
 		p.create(t)
@@ -88,21 +99,25 @@ func newSurvival(t *testing.T) *survival {
 		h := &s.holders[i]
 		h.running(t)
 		h.device, h.address, h.container = h.devices(t)[0], h.status(t)[1].IPs[0], h.pod.container(t)
-		var err error
-		if h.inside, err = h.look(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+	}
+	for i := range s.holders {
+		h, other := &s.holders[i], s.holders[1-i].address
+		eventually(t, h.name+" to reach "+other, func(ctx context.Context) (err error) {
+			h.inside, err = h.look(ctx, other)
+			return err
+		})
 	}
 	s.settled = mustLook(t)
 	t.Cleanup(func() { s.report(t) }) // when nothing comes and goes any more
-	s.stream = startStream(t)
-	s.stream.first(t)
+	s.stream = startStream(t, s.held())
+	s.stream.another(t, "before the first fault")
 	return s
 }
 
-// look is how the pod sees its VF.
-func (h holder) look(ctx context.Context) (string, error) {
-	return h.exec(ctx, "sh", "-c", `ip addr show net1 | grep -oE 'link/ether [0-9a-f:]+|inet [0-9./]+|,UP|mtu [0-9]+'`)
+// look is how the pod sees its VF, and whether frames go from it to another one.
+func (h holder) look(ctx context.Context, other string) (string, error) {
+	return h.exec(ctx, "sh", "-c", `ip addr show net1 | grep -oE 'link/ether [0-9a-f:]+|inet [0-9./]+|,UP|mtu [0-9]+'
+		ping -c 1 -W 3 -I net1 `+other+` > /dev/null && echo reaches `+other)
 }
 
 // strike has f happen and end, and tells whether all was well afterwards.
@@ -111,7 +126,7 @@ func (s *survival) strike(t *testing.T, f fault) bool {
 		r := row{fault: f.name, at: time.Since(s.began)}
 		defer func() { s.rows = append(s.rows, r) }()
 		s.stream.mark()
-		f.strike(t)
+		f.strike(t, s)
 		over := time.Now()
 		r.lasted = over.Sub(s.began) - r.at
 		eventually(t, "the device plugin to be ready", pluginIsReady)
@@ -183,20 +198,23 @@ func (s *survival) unharmed(t *testing.T) (alive int) {
 			continue
 		}
 		alive++
-		eventually(t, h.name+" to see its VF as before", func(ctx context.Context) error {
-			inside, err := h.look(ctx)
+		eventually(t, h.name+" to see its VF as before, and to reach the other", func(ctx context.Context) error {
+			inside, err := h.look(ctx, s.holders[1-i].address)
 			if err == nil && inside != h.inside {
 				err = fmt.Errorf("it sees (-before +now):\n%s", cmp.Diff(h.inside, inside))
 			}
 			return err
 		})
-		other := s.holders[1-i]
-		eventually(t, h.name+" to reach "+other.name, func(ctx context.Context) error {
-			_, err := h.exec(ctx, "ping", "-c", "1", "-W", "3", "-I", "net1", other.address)
-			return err
-		})
 	}
 	return alive
+}
+
+// held are the VFs of the pods that stay.
+func (s *survival) held() (devices []string) {
+	for _, h := range s.holders {
+		devices = append(devices, h.device)
+	}
+	return devices
 }
 
 // takeTheRest has one pod ask for all VFs that the holders do not have.
@@ -206,10 +224,7 @@ func (s *survival) takeTheRest(t *testing.T) {
 	p.create(t)
 	p.running(t)
 	got := p.devices(t)
-	held := func(device string) bool {
-		return slices.ContainsFunc(s.holders, func(h holder) bool { return h.device == device })
-	}
-	if slices.ContainsFunc(got, held) || len(got) != p.vfs {
+	if slices.ContainsFunc(s.held(), func(h string) bool { return slices.Contains(got, h) }) || len(got) != p.vfs {
 		t.Errorf("the next pod has %v: want the %d that no other pod has", got, p.vfs)
 	}
 	p.remove(t.Context(), t)
@@ -227,7 +242,11 @@ func (s *survival) report(t *testing.T) {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %d of %d | %d | %d |\n",
 			r.fault, seconds(r.at), seconds(r.lasted), seconds(r.well), r.alive, len(s.holders), r.delayed, len(r.lost))
 	}
-	fmt.Fprintf(&b, "\n%s: %d faults in %s; %s; %d VFs lost.\n", s.began.UTC().Format("2006-01-02"), len(s.rows),
+	order := "each once"
+	if *surviveFor > 0 {
+		order = fmt.Sprintf("at random, `make survive SURVIVE=%s SEED=%d`", *surviveFor, s.seed)
+	}
+	fmt.Fprintf(&b, "\n%s, %s: %d faults in %s; %s; %d VFs lost.\n", s.began.UTC().Format("2006-01-02"), order, len(s.rows),
 		time.Since(s.began).Round(time.Second), s.stream.summary(), lost)
 	t.Log("\n\n" + b.String())
 }
