@@ -65,7 +65,7 @@ type Stats struct {
 
 // Options change what New makes; the zero value is right for a node.
 type Options struct {
-	// Rescan is the time between two scans that no event asked for; default 30 s.
+	// Rescan is the time between two scans that no event asked for; default 5 min.
 	Rescan time.Duration
 	// Links says what interfaces mean to the node; default: netlinks.Links.
 	Links Links
@@ -81,7 +81,7 @@ type Links interface {
 func New(root string, log *slog.Logger, o Options) *Inventory {
 	i := &Inventory{root: root, log: log, rescan: o.Rescan, links: o.Links, changed: make(chan struct{}, 1), viewer: newViewer()}
 	if i.rescan == 0 {
-		i.rescan = 30 * time.Second
+		i.rescan = 5 * time.Minute
 	}
 	if i.links == nil {
 		i.links = &netlinks.Links{}
@@ -142,7 +142,7 @@ func (i *Inventory) Run(ctx context.Context) {
 	}
 }
 
-// keep starts watch again whenever it breaks. Meanwhile the slow rescan has to do.
+// keep starts watch again whenever it breaks. Meanwhile everything is looked at every second.
 func (i *Inventory) keep(ctx context.Context, what string, watch func() error) {
 	for {
 		if err := watch(); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -114,10 +113,7 @@ func (l *Links) watchOnce(ctx context.Context, changed func()) error {
 	if socket.SetReceiveBufferSize(size, true) != nil {
 		_ = socket.SetReceiveBufferSize(size, false)
 	}
-	// A receive cannot be woken by ctx: a time-out lets the loop look at it.
-	if err := socket.SetReceiveTimeout(&unix.Timeval{Usec: int64(200 * time.Millisecond / time.Microsecond)}); err != nil {
-		return fmt.Errorf("set time-out on the netlink socket: %w", err)
-	}
+	defer context.AfterFunc(ctx, socket.Close)() // which wakes a receive; one with a time-out would cost an idle node 64 KiB each time
 	l.watches(true)
 	changed()
 	return l.follow(ctx, socket, changed)
@@ -127,7 +123,7 @@ func (l *Links) follow(ctx context.Context, socket *nl.NetlinkSocket, changed fu
 	for ctx.Err() == nil {
 		messages, from, err := socket.Receive()
 		switch {
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINTR), ctx.Err() != nil:
 		case err != nil:
 			return fmt.Errorf("receive changes of the node's interfaces: %w", err)
 		case from.Pid != 0: // only the kernel has port 0: what another process sends here is not believed

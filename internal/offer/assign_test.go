@@ -90,15 +90,18 @@ func TestAssignOnlyWhatChanged(t *testing.T) {
 			t.Fatalf("step %d: %d pools were made anew for %d changes", step, changed, few)
 		}
 	}
-	for name, do := range map[string]func(){
-		"configuration":    func() { again := *c; c = &again },
-		"what pods have":   func() { held = map[string]string{} },
-		"a device is gone": func() { devices = devices[1:] },
-		"and still is":     func() {},
+	for _, all := range []struct {
+		why string
+		do  func()
+	}{
+		{"configuration", func() { again := *c; c = &again }},
+		{"what pods have", func() { held = map[string]string{} }},
+		{"a device is gone", func() { devices = devices[1:] }},
+		{"and still is", func() {}},
 	} {
-		do()
+		all.do()
 		if o.assign(c, devices, held, now); o.last.matched != len(devices) {
-			t.Errorf("%s: %d devices were compared with the pools, want all %d", name, o.last.matched, len(devices))
+			t.Errorf("%s: %d devices were compared with the pools, want all %d", all.why, o.last.matched, len(devices))
 		}
 	}
 }

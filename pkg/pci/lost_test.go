@@ -3,6 +3,7 @@ package pci
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -23,7 +24,8 @@ func TestLostEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = unix.Close(fd) }()
+	socket := os.NewFile(uintptr(fd), "events")
+	defer func() { _ = socket.Close() }()
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil { // the kernel makes a few kilobytes of it
 		t.Fatal(err)
 	}
@@ -39,7 +41,7 @@ func TestLostEvents(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	lost := 0
-	err = receive(ctx, fd, func(c Change) {
+	err = receive(ctx, socket, func(c Change) {
 		if c.Lost {
 			lost++
 			cancel()

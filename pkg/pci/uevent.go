@@ -2,9 +2,11 @@ package pci
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,9 +31,11 @@ func Watch(ctx context.Context, ready func(), each func(Change)) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unix.Close(fd) }() // nothing is lost: it was only read
+	socket := os.NewFile(uintptr(fd), "the kernel's event socket")
+	defer func() { _ = socket.Close() }()                         // nothing is lost: it was only read
+	defer context.AfterFunc(ctx, func() { _ = socket.Close() })() // which wakes a receive
 	ready()
-	return receive(ctx, fd, each)
+	return receive(ctx, socket, each)
 }
 
 // eventBuffer holds what the kernel says while a scan runs: 256 VFs made at once are some thousand events, and the default
@@ -39,7 +43,7 @@ func Watch(ctx context.Context, ready func(), each func(Change)) error {
 const eventBuffer = 4 << 20
 
 func listen() (fd int, err error) {
-	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return -1, fmt.Errorf("open the kernel's event socket: %w", err)
 	}
@@ -56,19 +60,25 @@ func listen() (fd int, err error) {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBuffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, eventBuffer)
 	}
-	// A receive cannot be woken by ctx: a time-out lets the loop look at it.
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000}); err != nil {
-		return -1, fmt.Errorf("set time-out on the kernel's event socket: %w", err)
-	}
 	return fd, nil
 }
 
-func receive(ctx context.Context, fd int, each func(Change)) error {
+func receive(ctx context.Context, socket *os.File, each func(Change)) error {
+	conn, err := socket.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("receive the kernel's events: %w", err)
+	}
 	buf := make([]byte, 64<<10)
 	for ctx.Err() == nil {
-		n, from, err := unix.Recvfrom(fd, buf, 0)
-		switch {
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		var n int
+		var from unix.Sockaddr
+		var failed error
+		err := conn.Read(func(fd uintptr) (done bool) {
+			n, from, failed = unix.Recvfrom(int(fd), buf, 0)
+			return !errors.Is(failed, unix.EAGAIN)
+		})
+		switch err = cmp.Or(err, failed); {
+		case ctx.Err() != nil, errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.ENOBUFS):
 			each(Change{Lost: true})
 		case err != nil:

@@ -255,6 +255,10 @@ func TestNode(t *testing.T) {
 	}
 	before := cpu(t, p.pid)
 	time.Sleep(time.Minute) // what is measured
-	fmt.Printf("  a minute of nothing             %.1f × the CPU time until the kubelet had all; no device-info file is left; %d lists in all\n",
-		float64(cpu(t, p.pid)-before)/float64(startCPU), p.kubelet.Count(resource))
+	idle := float64(cpu(t, p.pid)-before) / float64(startCPU)
+	fmt.Printf("  a minute of nothing             %.2f × the CPU time until the kubelet had all; no device-info file is left; %d lists in all\n",
+		idle, p.kubelet.Count(resource))
+	if idle > 1 {
+		t.Errorf("a minute of nothing takes %.1f × the CPU time of the start, at most 1", idle)
+	}
 }
