@@ -103,6 +103,11 @@ they attached. Delete or drain those pods; --wait waits for the last one.`,
 					return err
 				}
 				report(cmd, filepath.Join(confDir, install.Conf), outcome)
+				if !force {
+					if err := o.stillDetached(cmd); err != nil {
+						return err
+					}
+				}
 			}
 			var errs []error
 			for _, name := range names {
@@ -152,6 +157,21 @@ func (o *options) detached(cmd *cobra.Command, wait time.Duration) error {
 	}
 }
 
+// stillDetached looks again once the runtime does not call meta-cni for new pods any more: one that was starting may have got
+// something since detached looked.
+func (o *options) stillDetached(cmd *cobra.Command) error {
+	n, err := o.find(cmd)
+	if err != nil {
+		return err
+	}
+	left, err := n.Attached()
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	return fmt.Errorf("the plugins stay, for pods that were starting have got something while %s was removed:\n  %s\n"+
+		"the runtime does not ask meta-cni for their DEL any more: delete those pods, then vfctl gc, then this again", install.Conf, strings.Join(left, "\n  "))
+}
+
 func newCheck(o *options) *cobra.Command {
 	var out output
 	cmd := &cobra.Command{
@@ -159,7 +179,7 @@ func newCheck(o *options) *cobra.Command {
 		Short: "Say who has this node: our plugins, or Multus, sriov-cni and their device plugin",
 		Long: `Check looks at what matters while a node goes over from Multus, sriov-cni and the SR-IOV network device plugin to
 this project, or back: whose plugins are installed, which network configuration the runtime takes, which programs of
-the others still run, and what is still attached by whom. Nothing is changed.
+the others still run, and what is still attached by whom. Nothing is changed. Below that it says what to do next.
 
 A line with ! is to be seen to; the exit status is then 1. What the others attached is no fault: it is torn down by our
 plugins when its pods end.`,

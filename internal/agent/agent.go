@@ -90,7 +90,7 @@ func Run(ctx context.Context, c Config) error {
 		if err != nil {
 			return fmt.Errorf("listen for metrics: %w", err)
 		}
-		g.Go(func() error { return serveHTTP(ctx, l, registry(kube, keeper.Err), ready) })
+		g.Go(func() error { return serveHTTP(ctx, l, registry(kube, keeper), ready) })
 	}
 	g.Go(func() error { return kube.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })

@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/client-go/rest"
+
+	"github.com/viaduct-sriov/viaduct/internal/agent/cniconf"
 )
 
 var (
@@ -63,7 +65,7 @@ func count(kind string, start time.Time, err error) {
 }
 
 // registry holds the agent's metrics; states are read when somebody looks.
-func registry(kube *Kube, inPlace func() error) *prometheus.Registry {
+func registry(kube *Kube, keeper *cniconf.Keeper) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
@@ -80,7 +82,8 @@ func registry(kube *Kube, inPlace func() error) *prometheus.Registry {
 		gauge("viaduct_agent_synced", "1 if the agent has seen all definitions and this node's pods.", func() float64 { return boolean(kube.Synced()) }),
 		gauge("viaduct_agent_definitions", "NetworkAttachmentDefinitions known.", func() float64 { return float64(len(kube.nads.GetStore().ListKeys())) }),
 		gauge("viaduct_agent_pods", "Pods of this node known.", func() float64 { return float64(len(kube.pods.GetStore().ListKeys())) }),
-		gauge("viaduct_agent_cni_configuration_in_place", "1 if the runtime's CNI configuration is as it should be.", func() float64 { return boolean(inPlace() == nil) }),
+		gauge("viaduct_agent_cni_configuration_in_place", "1 if the runtime's CNI configuration is as it should be.", func() float64 { return boolean(keeper.Err() == nil) }),
+		gauge("viaduct_agent_plugins_overwritten", "CNI plugins of ours that another project's installer has replaced.", func() float64 { return float64(len(keeper.Overwritten())) }),
 	)
 	return r
 }

@@ -147,8 +147,9 @@ func (d Folder) install(name, source string) (Outcome, error) {
 	return outcome, d.copy(name, source, dest)
 }
 
-// Uninstall removes the plugin name if it is ours, and puts back what Install saved. Anything else that goes by that
-// name is left alone.
+// Uninstall removes the plugin name if it is ours, and puts back what Install saved, also if ours is gone already. Anything else
+// that goes by that name is left alone; it is what the node has then, so what Install saved before is removed. To do it again
+// does nothing, and after a kill anywhere it does the rest.
 func (d Folder) Uninstall(ctx context.Context, name string) (Outcome, error) {
 	if Plugins[name] == "" {
 		return "", fmt.Errorf("uninstall %q: %w", name, ErrUnknown)
@@ -170,17 +171,21 @@ func (d Folder) Uninstall(ctx context.Context, name string) (Outcome, error) {
 func (d Folder) uninstall(name string) (Outcome, error) {
 	dest := d.plugin(name)
 	ours, err := isOurs(dest)
-	if err != nil {
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
 		return "", err
 	}
-	if !ours {
-		return LeftAlone, nil
+	if !ours && !missing {
+		if err := os.Remove(d.saved(name)); err != nil {
+			return LeftAlone, ignoreMissing(err)
+		}
+		return LeftAlone, d.sync()
 	}
 	err = os.Rename(d.saved(name), dest)
 	if err == nil {
 		return Restored, d.sync()
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if missing || !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
 	if err := os.Remove(dest); err != nil {

@@ -108,6 +108,14 @@ func TestInstallAndUninstall(t *testing.T) {
 			before: foreign,
 			steps:  []string{v1, "", ""}, want: []Outcome{Superseded, Restored, LeftAlone}, plugin: foreign, entries: []string{"sriov"},
 		},
+		"and out, with another project's put over it": {
+			before: foreign, saved: "#!/bin/sh\necho an older one\n",
+			steps: []string{"", ""}, want: []Outcome{LeftAlone, LeftAlone}, plugin: foreign, entries: []string{"sriov"},
+		},
+		"and out, with ours gone already": {
+			saved: foreign,
+			steps: []string{"", ""}, want: []Outcome{Restored, LeftAlone}, plugin: foreign, entries: []string{"sriov"},
+		},
 		"out what is another project's": {
 			before: foreign,
 			steps:  []string{""}, want: []Outcome{LeftAlone}, plugin: foreign, entries: []string{"sriov"},

@@ -2,6 +2,8 @@ package operator
 
 import (
 	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,10 +23,12 @@ type Finding struct {
 	// OK says that nothing has to be done about it.
 	OK   bool   `json:"ok"`
 	Says string `json:"says"`
+	// Next is what to do about it.
+	Next string `json:"next,omitempty"`
 }
 
-// CheckTakeover looks at who has the node: whose plugins are installed, which configuration the runtime takes, which
-// programs of other projects run, and what is still attached by whom.
+// CheckTakeover looks at who has the node: which programs of other projects run, whose plugins are installed, which
+// configuration the runtime takes, and what is still attached by whom. What is to be done is in the order to do it in.
 func (n *Node) CheckTakeover() ([]Finding, error) {
 	ours, err := n.Attached()
 	if err != nil {
@@ -34,8 +38,17 @@ func (n *Node) CheckTakeover() ([]Finding, error) {
 	if len(ours) > 0 {
 		open.Says = fmt.Sprintf("%d: %s", len(ours), some(ours))
 	}
-	return slices.Concat(n.checkPlugins(), []Finding{n.checkConf(), n.checkPrograms(), n.checkMultus(), n.checkSRIOV(), open}), nil
+	running, err := n.foreignPrograms()
+	if err != nil {
+		return nil, err
+	}
+	device := checkPrograms("their device plugin", running["sriovdp"], "delete the DaemonSets of the SR-IOV network device plugin and of sriov-cni")
+	multus := checkPrograms("Multus' programs", slices.Concat(running["multus-daemon"], running["kube-multus"], running["thin_entrypoint"]),
+		"with meta-cni on the node, delete Multus' DaemonSet")
+	return slices.Concat([]Finding{device}, n.checkPlugins(), []Finding{multus, n.checkConf(), n.checkMultus(), n.checkSRIOV(), open}), nil
 }
+
+const deploy = "put ours on the node: kubectl apply -k conf/"
 
 // checkPlugins says whose the plugins are. Ours that was there and is another's now has been overwritten.
 func (n *Node) checkPlugins() (all []Finding) {
@@ -45,9 +58,10 @@ func (n *Node) checkPlugins() (all []Finding) {
 		case install.Ours:
 			f.OK, f.Says = true, "ours"
 		case install.Overwritten:
-			f.Says = "another project has put its own over ours: its DaemonSet still runs; delete it, and restart ours"
+			f.Says = "another project has put its own over ours: its DaemonSet still runs"
+			f.Next = "delete the DaemonSet that installs another project's " + name + ", then: kubectl -n viaduct rollout restart daemonset device-plugin meta-agent"
 		default:
-			f.Says = string(whose)
+			f.Says, f.Next = string(whose), deploy
 		}
 		all = append(all, f)
 	}
@@ -58,44 +72,74 @@ func (n *Node) checkPlugins() (all []Finding) {
 func (n *Node) checkConf() Finding {
 	f := Finding{Check: "the runtime's network"}
 	paths, err := ondisk.List(n.path(n.CNIConfDir))
-	switch {
-	case err != nil:
-		f.Says = err.Error()
-	case len(paths) == 0:
-		f.Says = "there is none in " + n.CNIConfDir
+	if err != nil {
+		f.Says, f.Next = err.Error(), "mend "+n.CNIConfDir
+		return f
+	}
+	if len(paths) == 0 {
+		f.Says, f.Next = "there is none in "+n.CNIConfDir, "install the cluster's network add-on"
+		return f
+	}
+	name := filepath.Base(paths[0])
+	switch path := filepath.Join(n.CNIConfDir, name); {
+	case name == install.Conf:
+		f.OK, f.Says = true, name
+	case isMultus(paths[0]):
+		f.Says = name + ": Multus', of which new pods get their networks"
+		f.Next = fmt.Sprintf("with meta-cni on the node, and Multus' DaemonSet gone: mv %s /etc/cni/%s.old", path, name)
+	case name < install.Conf:
+		f.Says = fmt.Sprintf("%s: the runtime reads it before %s; new pods get their networks from there", name, install.Conf)
+		f.Next = fmt.Sprintf("give %s a name that comes after %s", path, install.Conf)
 	default:
-		if f.Says = filepath.Base(paths[0]); f.Says == install.Conf {
-			f.OK = true
-		} else {
-			f.Says += ": the runtime reads it before " + install.Conf + "; new pods get their networks from there"
-		}
+		f.Says = fmt.Sprintf("%s: %s is not there", name, install.Conf)
+		f.Next = deploy + "; meta-agent writes " + install.Conf + " once meta-cni is there, or its log says what is missing"
 	}
 	return f
+}
+
+// isMultus reports whether a configuration is by what it calls.
+func isMultus(path string) bool {
+	var conf struct {
+		Type    string `json:"type"`
+		Plugins []struct {
+			Type string `json:"type"`
+		} `json:"plugins"`
+	}
+	if data, err := readFile(path); err != nil || json.Unmarshal(data, &conf) != nil {
+		return strings.Contains(filepath.Base(path), "multus")
+	}
+	if len(conf.Plugins) > 0 {
+		conf.Type = conf.Plugins[0].Type
+	}
+	return strings.HasPrefix(conf.Type, "multus")
 }
 
 // foreign are other projects' programs that would write over our files or offer our devices, by the name of the process.
 var foreign = map[string]string{
-	"multus-daemon": "Multus' daemon", "sriovdp": "the SR-IOV network device plugin", "kube-multus": "Multus' installer",
+	"multus-daemon": "Multus' daemon", "kube-multus": "Multus' installer", "thin_entrypoint": "Multus' installer",
+	"sriovdp": "the SR-IOV network device plugin",
 }
 
-func (n *Node) checkPrograms() Finding {
-	f := Finding{Check: "other projects' programs", OK: true, Says: "none of Multus and the SR-IOV network device plugin runs"}
+// foreignPrograms finds those that run, by the name of the process.
+func (n *Node) foreignPrograms() (map[string][]string, error) {
 	found, err := filepath.Glob(n.path("proc/[0-9]*/comm"))
-	if err != nil {
-		return Finding{Check: f.Check, Says: err.Error()}
-	}
-	var running []string
+	running := map[string][]string{}
 	for _, path := range found {
-		comm, err := os.ReadFile(path)
-		if what := foreign[strings.TrimSpace(string(comm))]; err == nil && what != "" {
-			running = append(running, fmt.Sprintf("%s (process %s)", what, filepath.Base(filepath.Dir(path))))
+		comm, ended := os.ReadFile(path)
+		name := strings.TrimSpace(string(comm))
+		if what := foreign[name]; ended == nil && what != "" {
+			running[name] = append(running[name], fmt.Sprintf("%s (process %s)", what, filepath.Base(filepath.Dir(path))))
 		}
 	}
-	if len(running) > 0 {
-		slices.Sort(running)
-		f.OK, f.Says = false, strings.Join(running, ", ")+": delete its DaemonSet"
+	return running, err
+}
+
+func checkPrograms(check string, running []string, next string) Finding {
+	if len(running) == 0 {
+		return Finding{Check: check, OK: true, Says: "does not run"}
 	}
-	return f
+	slices.Sort(running)
+	return Finding{Check: check, Says: strings.Join(running, ", "), Next: next}
 }
 
 func (n *Node) checkMultus() Finding {
@@ -104,7 +148,7 @@ func (n *Node) checkMultus() Finding {
 	ids, err := takeover.Multus(dir).Containers()
 	switch {
 	case err != nil:
-		f.OK, f.Says = false, err.Error()
+		f.OK, f.Says, f.Next = false, err.Error(), "mend "+dir
 	case len(ids) > 0:
 		f.Says = fmt.Sprintf("sandboxes in %s: %d; meta-cni tears each down when its pod ends", dir, len(ids))
 	}
@@ -116,14 +160,16 @@ func (n *Node) checkSRIOV() Finding {
 	dir := takeover.SRIOV(n.path(takeover.SRIOVDir))
 	addresses, err := dir.VFs()
 	if err != nil {
-		f.OK, f.Says = false, err.Error()
+		f.OK, f.Says, f.Next = false, err.Error(), "mend "+string(dir)
 		return f
 	}
 	var good, bad []string
 	for _, address := range addresses {
-		if now, _, err := dir.VF(address); err != nil {
+		switch now, _, err := dir.VF(address); {
+		case errors.Is(err, takeover.ErrNotExist): // it was only locked
+		case err != nil:
 			bad = append(bad, fmt.Sprintf("%s: %v", address, err))
-		} else {
+		default:
 			good = append(good, fmt.Sprintf("%s (%s of container %.12s)", address, now.IfName, now.ContainerID))
 		}
 	}
@@ -132,6 +178,7 @@ func (n *Node) checkSRIOV() Finding {
 	}
 	if len(bad) > 0 {
 		f.OK, f.Says = false, fmt.Sprintf("%s; not readable, and reset to safe defaults once their pods are gone: %s", f.Says, some(bad))
+		f.Next = "delete the pods that have these VFs when it suits you: what sriov-cni saved of them is lost, and their next pods get safe defaults"
 	}
 	return f
 }
@@ -176,14 +223,25 @@ func some(all []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
 }
 
-// PrintFindings writes them for a person.
+// PrintFindings writes them for a person, and below them what to do next.
 func PrintFindings(all []Finding) func(io.Writer) error {
 	return func(w io.Writer) error {
 		rows := make([][]string, len(all))
+		var next []string
 		for i, f := range all {
 			rows[i] = []string{map[bool]string{true: "ok", false: "!"}[f.OK], f.Check, f.Says}
+			if f.Next != "" && !slices.Contains(next, f.Next) {
+				next = append(next, f.Next)
+			}
 		}
-		_, err := io.WriteString(w, strings.Join(align(rows), "\n")+"\n")
+		lines := append(align(rows), "", "next:")
+		for i, line := range next {
+			lines = append(lines, fmt.Sprintf("%d. %s", i+1, line))
+		}
+		if len(next) == 0 {
+			lines = append(lines, "   nothing: new pods are ours, and pods that others attached are torn down by our plugins when they end")
+		}
+		_, err := io.WriteString(w, strings.Join(lines, "\n")+"\n")
 		return err
 	}
 }

@@ -55,9 +55,9 @@ func findings(t *testing.T, n *operator.Node) string {
 }
 
 func TestCheckTakeover(t *testing.T) {
-	const attached = `ok  attached by Multus        sandboxes in /var/lib/cni/multus: 1; meta-cni tears each down when its pod ends
-ok  attached by sriov-cni     VFs: 2: 0000:02:10.2 (net1 of container a3881872b255), 0000:02:10.4 (net2 of container a3881872b255); sriov puts each back when its pod ends
-ok  attached by us            nothing
+	const attached = `ok  attached by Multus     sandboxes in /var/lib/cni/multus: 1; meta-cni tears each down when its pod ends
+ok  attached by sriov-cni  VFs: 2: 0000:02:10.2 (net1 of container a3881872b255), 0000:02:10.4 (net2 of container a3881872b255); sriov puts each back when its pod ends
+ok  attached by us         nothing
 `
 	tests := map[string]struct {
 		files map[string]string
@@ -65,39 +65,71 @@ ok  attached by us            nothing
 	}{
 		"before": {
 			map[string]string{
-				"opt/cni/bin/sriov": "theirs", "etc/cni/net.d/00-multus.conf": "{}", "etc/cni/net.d/10-flannel.conflist": "{}",
+				"opt/cni/bin/sriov": "theirs", "etc/cni/net.d/00-multus.conf": `{"type":"multus-shim"}`, "etc/cni/net.d/10-flannel.conflist": "{}",
 				"proc/77/comm": "sriovdp\n", "proc/78/comm": "multus-daemon\n", "proc/79/comm": "bash\n",
 			},
-			`!   plugin sriov              another project's
-!   plugin meta-cni           not installed
-!   the runtime's network     00-multus.conf: the runtime reads it before 00-viaduct.conflist; new pods get their networks from there
-!   other projects' programs  Multus' daemon (process 78), the SR-IOV network device plugin (process 77): delete its DaemonSet
-` + attached,
+			`!   their device plugin    the SR-IOV network device plugin (process 77)
+!   plugin sriov           another project's
+!   plugin meta-cni        not installed
+!   Multus' programs       Multus' daemon (process 78)
+!   the runtime's network  00-multus.conf: Multus', of which new pods get their networks
+` + attached + `
+next:
+1. delete the DaemonSets of the SR-IOV network device plugin and of sriov-cni
+2. put ours on the node: kubectl apply -k conf/
+3. with meta-cni on the node, delete Multus' DaemonSet
+4. with meta-cni on the node, and Multus' DaemonSet gone: mv /etc/cni/net.d/00-multus.conf /etc/cni/00-multus.conf.old
+`,
+		},
+		"under way": {
+			map[string]string{
+				"opt/cni/bin/sriov": "ours", "opt/cni/bin/meta-cni": "ours", "opt/cni/bin/sriov.viaduct-saved": "theirs",
+				"etc/cni/net.d/00-multus.conf": `{"plugins":[{"type":"multus"}]}`, "etc/cni/net.d/00-viaduct.conflist": "{}",
+			},
+			`ok  their device plugin    does not run
+ok  plugin sriov           ours
+ok  plugin meta-cni        ours
+ok  Multus' programs       does not run
+!   the runtime's network  00-multus.conf: Multus', of which new pods get their networks
+` + attached + `
+next:
+1. with meta-cni on the node, and Multus' DaemonSet gone: mv /etc/cni/net.d/00-multus.conf /etc/cni/00-multus.conf.old
+`,
 		},
 		"after": {
 			map[string]string{
 				"opt/cni/bin/sriov": "ours", "opt/cni/bin/meta-cni": "ours", "opt/cni/bin/sriov.viaduct-saved": "theirs",
 				"etc/cni/net.d/00-viaduct.conflist": "{}", "etc/cni/net.d/10-flannel.conflist": "{}",
 			},
-			`ok  plugin sriov              ours
-ok  plugin meta-cni           ours
-ok  the runtime's network     00-viaduct.conflist
-ok  other projects' programs  none of Multus and the SR-IOV network device plugin runs
-` + attached,
+			`ok  their device plugin    does not run
+ok  plugin sriov           ours
+ok  plugin meta-cni        ours
+ok  Multus' programs       does not run
+ok  the runtime's network  00-viaduct.conflist
+` + attached + `
+next:
+   nothing: new pods are ours, and pods that others attached are torn down by our plugins when they end
+`,
 		},
 		"overwritten": {
 			map[string]string{
 				"opt/cni/bin/sriov": "theirs", "opt/cni/bin/meta-cni": "ours", "opt/cni/bin/sriov.viaduct-saved": "theirs",
-				"etc/cni/net.d/00-viaduct.conflist": "{}", "var/lib/cni/sriov/" + takeovertest.ContainerID + "-net2": "{",
+				"etc/cni/net.d/00-calico.conflist": "{}", "etc/cni/net.d/00-viaduct.conflist": "{}", "var/lib/cni/sriov/" + takeovertest.ContainerID + "-net2": "{",
 				"var/lib/cni/multus/" + takeovertest.ContainerID: "[]",
 			},
-			`!   plugin sriov              another project has put its own over ours: its DaemonSet still runs; delete it, and restart ours
-ok  plugin meta-cni           ours
-ok  the runtime's network     00-viaduct.conflist
-ok  other projects' programs  none of Multus and the SR-IOV network device plugin runs
-ok  attached by Multus        sandboxes in /var/lib/cni/multus: 1; meta-cni tears each down when its pod ends
-!   attached by sriov-cni     VFs: 1: 0000:02:10.2 (net1 of container a3881872b255); sriov puts each back when its pod ends; not readable, and reset to safe defaults once their pods are gone: 0000:02:10.4: saved state cannot be read: /var/lib/cni/sriov/pci/0000:02:10.4 says that the VF is in use, and no file of its owner is there
-ok  attached by us            nothing
+			`ok  their device plugin    does not run
+!   plugin sriov           another project has put its own over ours: its DaemonSet still runs
+ok  plugin meta-cni        ours
+ok  Multus' programs       does not run
+!   the runtime's network  00-calico.conflist: the runtime reads it before 00-viaduct.conflist; new pods get their networks from there
+ok  attached by Multus     sandboxes in /var/lib/cni/multus: 1; meta-cni tears each down when its pod ends
+!   attached by sriov-cni  VFs: 1: 0000:02:10.2 (net1 of container a3881872b255); sriov puts each back when its pod ends; not readable, and reset to safe defaults once their pods are gone: 0000:02:10.4: saved state cannot be read: /var/lib/cni/sriov/pci/0000:02:10.4 says that the VF is in use, and no file of its owner is there
+ok  attached by us         nothing
+
+next:
+1. delete the DaemonSet that installs another project's sriov, then: kubectl -n viaduct rollout restart daemonset device-plugin meta-agent
+2. give /etc/cni/net.d/00-calico.conflist a name that comes after 00-viaduct.conflist
+3. delete the pods that have these VFs when it suits you: what sriov-cni saved of them is lost, and their next pods get safe defaults
 `,
 		},
 	}

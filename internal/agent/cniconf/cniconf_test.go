@@ -396,7 +396,38 @@ func TestPluginsPutOverOurs(t *testing.T) {
 	if n := strings.Count(log.String(), "Another project has put its plugin over ours"); n != 1 || !strings.Contains(log.String(), filepath.Join(dir, "sriov")) {
 		t.Errorf("said %d times: %s", n, &log)
 	}
+	if got := k.Overwritten(); !slices.Equal(got, []string{filepath.Join(dir, "sriov")}) {
+		t.Errorf("overwritten: %v", got)
+	}
 	if data, err := os.ReadFile(filepath.Join(dir, "sriov")); err != nil || string(data) != "theirs" || k.Err() != nil {
 		t.Errorf("%q, %v, %v", data, err, k.Err())
+	}
+}
+
+// Where no plugin of another project was before ours, none is saved: the keeper has seen ours.
+func TestPluginPutOverOursThatWasFirst(t *testing.T) {
+	dir := t.TempDir()
+	k := &Keeper{ConfDir: dir, BinDir: dir, Log: slog.New(slog.DiscardHandler)}
+	self, err := os.Executable() // as ours as a plugin
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "sriov")
+	for _, step := range []struct {
+		do   func() error
+		want []string
+	}{
+		{func() error { return os.Symlink(self, path) }, nil},
+		{func() error { return errors.Join(os.Remove(path), os.WriteFile(path, []byte("theirs"), 0o755)) }, []string{path}},
+		{func() error { return os.Remove(path) }, nil},
+		{func() error { return os.WriteFile(path, []byte("theirs"), 0o755) }, nil}, // ours was taken off before
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		k.Reconcile()
+		if got := k.Overwritten(); !slices.Equal(got, step.want) {
+			t.Errorf("overwritten: %v, want %v", got, step.want)
+		}
 	}
 }

@@ -41,6 +41,8 @@ type Keeper struct {
 	err    error
 	writes int
 	said   string
+	over   []string        // plugins of ours that another project has replaced
+	ours   map[string]bool // plugins that were seen to be ours
 }
 
 // Err says what keeps our file from being in place; nil if nothing does.
@@ -55,6 +57,13 @@ func (k *Keeper) Writes() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.writes
+}
+
+// Overwritten lists plugins of ours that another project's installer has replaced, as they were found last.
+func (k *Keeper) Overwritten() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.over)
 }
 
 // Run watches both folders until ctx ends.
@@ -123,12 +132,12 @@ func (k *Keeper) Reconcile() {
 		k.writes++
 		k.Log.Info("Wrote the node's CNI configuration", "file", filepath.Join(k.ConfDir, FileName), "defaultNetwork", wrote)
 	}
-	overwritten := k.overwritten()
+	k.over = k.overwritten()
 	// Say each state once, not at every look.
-	said := fmt.Sprint(err, skipped, overwritten)
+	said := fmt.Sprint(err, skipped, k.over)
 	if said != k.said {
 		k.said = said
-		for _, path := range overwritten {
+		for _, path := range k.over {
 			k.Log.Warn("Another project has put its plugin over ours, and will again: delete its DaemonSet, then restart ours", "file", path)
 		}
 		for _, s := range skipped {
@@ -178,11 +187,24 @@ func (k *Keeper) find() (d Default, skipped []error, err error) {
 	return d, nil, nil
 }
 
-// overwritten lists plugins of ours that another project's installer has replaced. They are not fought for: who installs
-// last would win every few seconds, and pods start in between.
+// overwritten looks for plugins of ours that another project's installer has replaced. They are not fought for: who installs
+// last would win every few seconds, and pods start in between. Where nothing was there before ours, nothing was saved; then
+// only who has seen ours knows.
 func (k *Keeper) overwritten() (paths []string) {
+	if k.ours == nil {
+		k.ours = map[string]bool{}
+	}
 	for _, name := range slices.Sorted(maps.Keys(install.Plugins)) {
-		if install.Folder(k.BinDir).Whose(name) == install.Overwritten {
+		switch install.Folder(k.BinDir).Whose(name) {
+		case install.Ours:
+			k.ours[name] = true
+		case install.Nobodys:
+			delete(k.ours, name) // uninstalled
+		case install.Theirs:
+			if k.ours[name] {
+				paths = append(paths, filepath.Join(k.BinDir, name))
+			}
+		case install.Overwritten:
 			paths = append(paths, filepath.Join(k.BinDir, name))
 		}
 	}
