@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -168,6 +169,21 @@ func (c *stream) another(t *testing.T, when string) {
 		}
 		p := c.now()
 		return fmt.Errorf("none has; the events of %s: %q", p.name, p.events(ctx))
+	})
+}
+
+// told waits until an event on the pod that is on its way has all the words.
+func (c *stream) told(t *testing.T, words ...string) {
+	t.Helper()
+	says := func(e string) bool {
+		return strings.HasPrefix(e, "FailedCreatePodSandBox: ") && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(e, w) })
+	}
+	eventually(t, fmt.Sprintf("a pod to be told %q", words), func(ctx context.Context) error {
+		p := c.now()
+		if got := p.events(ctx); !slices.ContainsFunc(got, says) {
+			return fmt.Errorf("the events of %s: %q", p.name, got)
+		}
+		return nil
 	})
 }
 
