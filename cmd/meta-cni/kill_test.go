@@ -33,13 +33,25 @@ var helper = sync.OnceValues(func() (string, error) {
 
 // killNode has a default network, another one of two plugins, and an agent that says so.
 func killNode(t *testing.T) *node {
-	t.Helper()
-	n := newNode(t)
+	n, a := newNode(t), &agent{}
 	n.annotations = `{"k8s.v1.cni.cncf.io/networks":"one"}`
-	(&agent{plan: &network.Plan{Attachments: []network.Attachment{
-		{Name: "shop/one", IfName: "net1", Config: json.RawMessage(n.chain("one", "1.0.0", "rec-b", "rec-c"))},
-	}}}).serve(n)
+	n.plans(a, "rec-c")
+	a.serve(n)
 	return n
+}
+
+// plans makes the agent answer with the other network; last is its second plugin.
+func (n *node) plans(a *agent, last string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.plan = &network.Plan{Attachments: []network.Attachment{
+		{Name: "shop/one", IfName: "net1", Config: json.RawMessage(n.chain("one", "1.0.0", "rec-b", last))},
+	}}
+}
+
+// counts leaves out the result, which is the runtime's, and who starts or ends: that has changed nothing yet.
+func counts(c tracetest.Call) bool {
+	return c.Name != "fork" && c.Name != "exit" && c.Path != "the result"
 }
 
 func (n *node) traced(verb string, k tracetest.Kill) *tracetest.Trace {
@@ -48,8 +60,7 @@ func (n *node) traced(verb string, k tracetest.Kill) *tracetest.Trace {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	// The result is the runtime's, and who starts or ends has changed nothing yet.
-	k.Of = func(c tracetest.Call) bool { return c.Name != "fork" && c.Name != "exit" && c.Path != "the result" }
+	k.Of = counts
 	trace, err := tracetest.Run(n.command(verb), launcher, k)
 	if err != nil {
 		n.t.Fatal(err)

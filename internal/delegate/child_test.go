@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
 // script is a program for this test.
@@ -65,6 +68,51 @@ func TestTalk(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// An installer copies a plugin in place: as long as it writes, the kernel starts nothing from that file. An ADD that comes
+// meanwhile waits for the rest.
+func TestAddWhileAPluginIsWritten(t *testing.T) {
+	n := newNode(t)
+	path := filepath.Join(filepath.SplitList(n.Path)[1], "rec-a")
+	program, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o700)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := len(program) / 2
+	if _, err := file.Write(program[:half]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := spawn(path, nil); !errors.Is(err, unix.ETXTBSY) {
+		t.Fatalf("start a program that is being written: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, failed := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments()))
+		done <- failed
+	}()
+	for deadline := time.Now().Add(time.Minute); !n.Records.Exists("c1"); time.Sleep(time.Millisecond) { // it is about to start it
+		if time.Now().After(deadline) {
+			t.Fatal("ADD wrote no record")
+		}
+	}
+	_, err = file.Write(program[half:])
+	if err := errors.Join(err, file.Close(), <-done); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"ADD rec-a eth0"}, n.trace()); diff != "" {
+		t.Errorf("calls: -want +got:\n%s", diff)
+	}
+	if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -67,6 +67,9 @@ type realCase struct {
 	link    string // how the interface is described by ip -d link
 	mac, ip string // expected; ip without prefix
 	noCheck bool   // the plugins cannot pass their own CHECK
+	// look is a command in the pod, and sees what it must tell.
+	look string
+	sees []string
 	// ask is a command on the node, tells what it answers while the pod is there, and not after.
 	ask, tells string
 }
@@ -79,6 +82,7 @@ func TestRealPlugins(t *testing.T) {
 		},
 		"bridge, static ips and mac by capability, tuning": {
 			version: "1.0.0", link: "veth", ip: "10.51.0.9", mac: "02:11:22:33:44:55",
+			look: "grep -H . /proc/sys/net/ipv4/conf/net1/arp_ignore", sees: []string{"arp_ignore:1"},
 			plugins: `{"type":"bridge","bridge":"br1","capabilities":{"mac":true,"ips":true},"ipam":{"type":"static"}},{"type":"tuning","sysctl":{"net.ipv4.conf.IFNAME.arp_ignore":"1"}}`,
 			caps:    map[string]json.RawMessage{"mac": json.RawMessage(`"02:11:22:33:44:55"`), "ips": json.RawMessage(`["10.51.0.9/24"]`)},
 		},
@@ -100,6 +104,8 @@ func TestRealPlugins(t *testing.T) {
 		"bridge, sbr": { // bridge's CHECK misses the routes that sbr has moved to another table
 			noCheck: true,
 			version: "1.0.0", link: "veth", ip: "10.57.0.2",
+			look:    "sh -ec 'ip -4 rule show; ip -4 route show table 100'",
+			sees:    []string{"from 10.57.0.2 lookup 100", "default via 10.57.0.1 dev net1", "10.57.0.0/24 dev net1"},
 			plugins: `{"type":"bridge","bridge":"br3","ipam":{"type":"host-local","dataDir":"%s","subnet":"10.57.0.0/24","gateway":"10.57.0.1"}},{"type":"sbr"}`,
 		},
 		"bridge, portmap": {
@@ -108,7 +114,7 @@ func TestRealPlugins(t *testing.T) {
 			caps:    map[string]json.RawMessage{"portMappings": json.RawMessage(`[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]`)},
 		},
 		"bridge, bandwidth, tuning": {
-			version: "1.0.0", link: "veth", ip: "10.59.0.2", ask: "tc qdisc show", tells: "tbf",
+			version: "1.0.0", link: "veth", ip: "10.59.0.2", look: "ip link show net1", sees: []string{"mtu 1400"}, ask: "tc qdisc show", tells: "tbf",
 			plugins: `{"type":"bridge","bridge":"br5","isGateway":true,"ipam":{"type":"host-local","dataDir":"%s","subnet":"10.59.0.0/24"}},{"type":"bandwidth","capabilities":{"bandwidth":true}},{"type":"tuning","mtu":1400}`,
 			caps:    map[string]json.RawMessage{"bandwidth": json.RawMessage(`{"ingressRate":8000000,"ingressBurst":8000000,"egressRate":8000000,"egressBurst":8000000}`)},
 		},
@@ -141,6 +147,11 @@ func realLife(t *testing.T, n *node, tc realCase) {
 	}
 	if got := sh(t, in+"ip -4 addr show net1"); !strings.Contains(got, tc.ip) {
 		t.Errorf("want %s on net1, the pod has %s", tc.ip, got)
+	}
+	for _, want := range tc.sees {
+		if got := sh(t, in+tc.look); !strings.Contains(got, want) {
+			t.Errorf("%s does not tell of %s: %s", tc.look, want, got)
+		}
 	}
 	if tc.ask != "" {
 		if got := sh(t, tc.ask); !strings.Contains(got, tc.tells) {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -45,6 +47,17 @@ sys/bus/auxiliary/devices/m.sf.4 -> ../../pci/devices/0000:02:00.0/m.sf.4
 func FuzzScan(f *testing.F) {
 	f.Add([]byte(smallTree))
 	f.Add([]byte("sys/bus/pci/devices/\n x -> .\n"))
+	trees, err := filepath.Glob("pcitest/testdata/*.tree")
+	if err != nil || len(trees) == 0 {
+		f.Fatalf("captured trees: %q, %v", trees, err)
+	}
+	for _, path := range trees {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if len(text) > 16<<10 {
 			return // a larger one is slower, not more
