@@ -1,12 +1,15 @@
 package delegate
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
 
+	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/takeover"
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
 )
 
 // Pods that Multus attached before the node was ours run on, and their DEL comes to us. What Multus saved of them becomes a
@@ -76,4 +79,64 @@ func netnsForDel(sb Sandbox) Netns {
 		return open
 	}
 	return Netns{}
+}
+
+// DeadOfMultus lists the containers that Multus attached and nobody deleted: the namespace that they had is gone, and no record
+// of ours is there. Their DEL may have come while neither Multus nor we were what the runtime called.
+func (r *Runner) DeadOfMultus() (dead []string, err error) {
+	ids, err := r.Multus.Containers()
+	for _, id := range ids {
+		if _, missing := Read(r.Records, id); errors.Is(missing, journal.ErrNotExist) && r.isDeadOfMultus(id) {
+			dead = append(dead, id)
+		}
+	}
+	return dead, err
+}
+
+// isDeadOfMultus reports whether the container's namespace is known and gone.
+func (r *Runner) isDeadOfMultus(containerID string) bool {
+	saved, err := r.Multus.Sandbox(containerID, defaultIfName)
+	known := false
+	for _, d := range saved {
+		if d.Netns == "" {
+			continue
+		}
+		known = true
+		if ns, err := netns.Open(d.Netns); err == nil || !errors.Is(err, netns.ErrGone) {
+			if err == nil {
+				_ = ns.Close()
+			}
+			return false
+		}
+	}
+	return err == nil && known
+}
+
+// defaultIfName is what every runtime of Kubernetes calls a pod's first interface.
+const defaultIfName = "eth0"
+
+// CollectOfMultus tears down one of DeadOfMultus, and reports whether nothing of it is left. One that another call works on is
+// left to that.
+func (r *Runner) CollectOfMultus(ctx context.Context, containerID string) (gone bool, err error) {
+	sb := Sandbox{ContainerID: containerID, IfName: defaultIfName}
+	if err := sb.check(); err != nil {
+		return false, err
+	}
+	l, err := r.Records.TryLock(containerID)
+	if errors.Is(err, journal.ErrLocked) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer r.release(l, containerID)
+	// Its DEL may have come until the lock was ours.
+	if _, err := Read(r.Records, containerID); !errors.Is(err, journal.ErrNotExist) || !r.isDeadOfMultus(containerID) {
+		return false, nil
+	}
+	rec, err := r.adopt(sb)
+	if err != nil {
+		return false, err
+	}
+	return true, r.tearDown(ctx, rec)
 }

@@ -3,6 +3,7 @@ package delegate
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -178,5 +179,50 @@ func TestDelOfWhatIsOurs(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"ADD rec-a eth0", "DEL rec-a eth0"}, n.trace()); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+// A sandbox of Multus whose DEL never came is torn down once its namespace is gone, and not before.
+func TestDeadOfMultus(t *testing.T) {
+	n := newNode(t)
+	root := n.attachedByMultus("rec-a", "rec-b", "rec-c")
+	const id = takeovertest.ContainerID
+	for path, netns := range map[string]string{"living": n.netns, "unknown": ""} {
+		if err := errors.Join(os.Mkdir(filepath.Join(root, path), 0o700), os.CopyFS(filepath.Join(root, path), os.DirFS(filepath.Join(root, "var/lib/cni/multus")))); err != nil {
+			t.Fatal(err)
+		}
+		cached, err := filepath.Glob(filepath.Join(root, path, "results/*"))
+		if err != nil || len(cached) != 3 {
+			t.Fatal(cached, err)
+		}
+		for _, file := range cached {
+			text, err := os.ReadFile(file)
+			if err == nil {
+				err = os.WriteFile(file, []byte(strings.ReplaceAll(string(text), takeovertest.Netns, netns)), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		other := *n.Runner
+		other.Multus = takeover.Multus(filepath.Join(root, path))
+		if dead, err := other.DeadOfMultus(); err != nil || dead != nil {
+			t.Errorf("%s: dead are %v, %v", path, dead, err)
+		}
+		if gone, err := other.CollectOfMultus(t.Context(), id); err != nil || gone {
+			t.Errorf("%s: torn down: %v, %v", path, gone, err)
+		}
+	}
+	if dead, err := n.DeadOfMultus(); err != nil || !cmp.Equal(dead, []string{id}) {
+		t.Errorf("dead are %v, %v", dead, err)
+	}
+	if gone, err := n.CollectOfMultus(t.Context(), id); err != nil || !gone {
+		t.Errorf("torn down: %v, %v", gone, err)
+	}
+	if diff := cmp.Diff([]string{"DEL rec-c net2", "DEL rec-b net1", "DEL rec-a eth0"}, n.trace()); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	if left := append(n.left(), leftByMultus(t, root)...); left != nil {
+		t.Errorf("left behind: %v", left)
 	}
 }

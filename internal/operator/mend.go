@@ -93,8 +93,8 @@ type Collected struct {
 	Error   string `json:"error,omitempty"`
 }
 
-// GC tears down what has no owner any more: first the sandboxes on record whose network namespace is gone, by the plugins
-// of their networks, then the VFs that are still not back, and records that mean nothing. With dryRun it only says which.
+// GC tears down what has no owner any more: first the sandboxes, on record or attached by Multus, whose network namespace is
+// gone, by the plugins of their networks, then the VFs on record that are still not back, and records that mean nothing. With dryRun it only says which.
 // The error says that something is left.
 func (n *Node) GC(ctx context.Context, dryRun bool) ([]Collected, error) {
 	if n.captured() {
@@ -132,6 +132,28 @@ func (n *Node) gcSandboxes(ctx context.Context, dryRun bool) ([]Collected, error
 			switch {
 			case failed != nil:
 				c.Error = failed.Error()
+			case gone:
+				c.Outcome = "torn down"
+			default:
+				c.Outcome = "left alone: another call works on it"
+			}
+		}
+		all = append(all, c)
+	}
+	theirs, err2 := n.gcOfMultus(ctx, runner, dryRun)
+	return append(all, theirs...), errors.Join(err, err2)
+}
+
+// gcOfMultus tears down what Multus attached and nobody deleted.
+func (n *Node) gcOfMultus(ctx context.Context, runner *delegate.Runner, dryRun bool) (all []Collected, err error) {
+	dead, err := runner.DeadOfMultus()
+	for _, id := range dead {
+		c := Collected{Kind: "sandbox", Name: id, Owner: "attached by Multus", Outcome: "its network namespace is gone: would be torn down"}
+		if !dryRun {
+			gone, failed := runner.CollectOfMultus(ctx, id)
+			switch {
+			case failed != nil:
+				c.Outcome, c.Error = "", failed.Error()
 			case gone:
 				c.Outcome = "torn down"
 			default:

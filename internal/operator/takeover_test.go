@@ -100,6 +100,7 @@ next:
 			map[string]string{
 				"opt/cni/bin/sriov": "ours", "opt/cni/bin/meta-cni": "ours", "opt/cni/bin/sriov.viaduct-saved": "theirs",
 				"etc/cni/net.d/00-viaduct.conflist": "{}", "etc/cni/net.d/10-flannel.conflist": "{}",
+				"var/lib/cni/sriov/pci/0000:02:10.6": "", // its ADD failed
 			},
 			`ok  their device plugin    does not run
 ok  plugin sriov           ours

@@ -26,6 +26,9 @@ func (d *device) claim(ctx context.Context, c *call) (*Baseline, error) {
 		if lost != nil {
 			return nil, errors.Join(lost, err)
 		}
+		if path == "" {
+			path = d.inTheirs(c)
+		}
 		if path != "" {
 			return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s is in the network namespace %s, and whose it is cannot be read: %w", d.key(), path, err))
 		}

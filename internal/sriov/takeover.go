@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -25,24 +26,32 @@ func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
 	if theirs == "" {
 		return nil, nil //nolint:nilnil // nothing is the answer
 	}
-	now, older, err := theirs.VF(d.key())
-	switch {
-	case errors.Is(err, takeover.ErrNotExist):
-		return nil, nil //nolint:nilnil // nothing is the answer
-	case errors.Is(err, takeover.ErrCorrupt):
-		return nil, fmt.Errorf("%w: what sriov-cni left: %w", journal.ErrCorrupt, err)
-	case err != nil:
-		return nil, coded(types.ErrIOFailure, err)
-	}
 	release, idle := theirs.Idle(d.key())
 	if !idle {
 		return nil, coded(types.ErrTryAgainLater, fmt.Errorf("sriov-cni is at work on VF %s", d.key()))
 	}
 	defer release()
-	at := placeOf(now.Netns)
-	if at.ID == (netns.ID{}) && now.Saved.Before(lastBoot()) {
+	now, older, err := theirs.VF(d.key())
+	corrupt := errors.Is(err, takeover.ErrCorrupt)
+	switch {
+	case errors.Is(err, takeover.ErrNotExist):
+		return nil, nil //nolint:nilnil // nothing is the answer
+	case err != nil && !corrupt:
+		return nil, coded(types.ErrIOFailure, err)
+	}
+	at, lost := d.placeOf(now.Netns)
+	switch {
+	case lost != nil:
+		return nil, lost
+	case at.ID == (netns.ID{}) && now.Saved.Before(lastBoot()):
 		d.log.Info("what sriov-cni saved of the VF is from before a reboot: dropped", "container", now.ContainerID)
+		if corrupt {
+			_, err = theirs.SetAside(d.key())
+			return nil, coded(types.ErrIOFailure, err)
+		}
 		return nil, coded(types.ErrIOFailure, theirs.Forget(d.key(), append(older, now)...))
+	case corrupt:
+		return nil, fmt.Errorf("%w: what sriov-cni left: %w", journal.ErrCorrupt, err)
 	}
 	r := &Record{
 		Boot: d.boot, Phase: Attached, Netns: at, Identity: d.id,
@@ -59,7 +68,7 @@ func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
 	}
 	r.Baseline.Settings = settingsOf(now.Before).Of(r.Wanted)
 	if now.Before.HostIFName != "" {
-		if r.Baseline.Netdev, err = d.netdevOf(ctx, now); err != nil {
+		if r.Baseline.Netdev, err = d.netdevOf(ctx, now, at); err != nil {
 			return nil, err
 		}
 	}
@@ -70,13 +79,56 @@ func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
 	return r, coded(types.ErrIOFailure, theirs.Forget(d.key(), append(older, now)...))
 }
 
-func placeOf(path string) Place {
-	at := Place{Path: path}
-	if ns, err := netns.Open(path); err == nil {
-		defer ns.Close()
-		at.ID, _ = ns.ID()
+// placeOf is where a VF is that sriov-cni says it has put into the namespace at path; without an ID if no namespace has it any
+// more. A path such as /proc/1234/ns/net may lead to somebody else's by now, and another version may not have saved one. So
+// where the interface is counts for more. The error has code 11.
+func (d *device) placeOf(path string) (Place, error) {
+	if _, home := d.atHome(); home {
+		return Place{}, nil
 	}
-	return at
+	if !d.hasNetdev() { // nobody can see who uses it
+		return d.foreign(path), nil
+	}
+	if isIn, _ := d.isIn(d.foreign(path).Path); isIn {
+		return d.foreign(path), nil
+	}
+	found, err := d.whereabouts()
+	if found == "" && err != nil {
+		return Place{}, err
+	}
+	return d.foreign(found), nil
+}
+
+// foreign identifies the namespace at path; it is empty if there is none, or it is our own.
+func (d *device) foreign(path string) Place {
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return Place{} // to open a pipe, that is, would wait for ever
+	}
+	ns, err := netns.Open(path)
+	if err != nil {
+		return Place{}
+	}
+	defer ns.Close()
+	id, err := ns.ID()
+	own, ownErr := d.ns.ID()
+	if err != nil || ownErr != nil || id == own {
+		return Place{}
+	}
+	return Place{Path: path, ID: id}
+}
+
+// inTheirs is the living namespace, other than that of this call, that sriov-cni says has a VF of which nobody can see who uses
+// it; empty if there is none.
+func (d *device) inTheirs(c *call) string {
+	now, _, err := d.p.Theirs.VF(d.key())
+	if now == nil || err != nil && !errors.Is(err, takeover.ErrCorrupt) || d.hasNetdev() {
+		return ""
+	}
+	at := d.foreign(now.Netns)
+	if at.ID == (netns.ID{}) || at.ID == d.foreign(c.Netns).ID {
+		return ""
+	}
+	return at.Path
 }
 
 // lastBoot is when the machine started, by its clock of today.
@@ -94,13 +146,13 @@ func settingsOf(s takeover.VFState) vf.Settings {
 	if mac, err := vf.ParseMAC(s.AdminMAC); err == nil {
 		out.MAC = &mac
 	}
-	if s.Vlan > 0 && s.Vlan < 4095 && s.VlanQoS >= 0 && s.VlanQoS < 8 {
+	if s.Vlan > 0 {
 		out.VLAN = &vf.VLAN{ID: uint16(s.Vlan), QoS: uint8(s.VlanQoS), Proto: vf.Proto8021Q}
 		if s.VlanProto == unix.ETH_P_8021AD {
 			out.VLAN.Proto = vf.Proto8021AD
 		}
 	}
-	if s.MinTxRate >= 0 && s.MaxTxRate >= s.MinTxRate {
+	if s.MaxTxRate == 0 || s.MaxTxRate >= s.MinTxRate { // 0 is no limit
 		out.Rate = &vf.Rate{Min: uint32(s.MinTxRate), Max: uint32(s.MaxTxRate)}
 	}
 	if s.SpoofChk != nil {
@@ -109,23 +161,21 @@ func settingsOf(s takeover.VFState) vf.Settings {
 	if s.Trust != nil {
 		out.Trust = s.Trust
 	}
-	if s.LinkState <= uint32(vf.LinkDisable) {
-		out.LinkState = new(vf.LinkState(s.LinkState))
-	}
+	out.LinkState = new(vf.LinkState(s.LinkState))
 	return out
 }
 
 // netdevOf is the interface as it was: name, MAC and MTU as saved, and the rest, which sriov-cni does not change, as it is.
 // If its pod's namespace has died, it is on its way home.
-func (d *device) netdevOf(ctx context.Context, now *takeover.Attachment) (*vf.Netdev, error) {
-	dev, err := d.findIn(now.Netns)
+func (d *device) netdevOf(ctx context.Context, now *takeover.Attachment, at Place) (*vf.Netdev, error) {
+	dev, err := d.findIn(at.Path)
 	if err != nil {
 		if dev, err = d.await(ctx, d.id.Driver); err != nil {
 			return nil, err
 		}
 	}
 	dev.Name, dev.Up, dev.Promisc, dev.AllMulti = now.Before.HostIFName, false, false, false
-	if mac, err := vf.ParseMAC(now.Before.EffectiveMAC); err == nil {
+	if mac, err := vf.ParseMAC(now.Before.EffectiveMAC); err == nil && mac.IsUnicast() {
 		dev.MAC = mac
 	}
 	if now.Before.MTU > 0 {

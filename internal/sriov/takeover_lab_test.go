@@ -4,6 +4,7 @@ package sriov_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,33 +25,44 @@ func (p *pod) attachedBySRIOVCNI(d *pci.Device) (was state) {
 	p.Helper()
 	p.id = strings.ReplaceAll(p.id, "-", "") // as runtimes make them: its files are named by id, a dash, and the interface
 	was = p.state(d)
-	pf, err := pci.Read("/", d.PF)
-	if err != nil {
-		p.Fatal(err)
-	}
-	uplink, _ := pf.Uplink()
-	p.ip("link", "set", uplink.Name, "vf", strconv.Itoa(d.VFIndex), "vlan", "100", "trust", "on", "spoofchk", "off", "mac", "02:00:00:00:01:00")
+	p.ip("link", "set", p.uplink(d), "vf", strconv.Itoa(d.VFIndex), "vlan", "100", "trust", "on", "spoofchk", "off", "mac", "02:00:00:00:01:00")
 	p.ip("link", "set", was.Netdev.Name, "netns", p.ns, "name", "net1")
 	p.ip("-n", p.ns, "link", "set", "net1", "address", "02:00:00:00:01:00", "mtu", "1400", "promisc", "on", "up")
 
-	captured := filepath.Join(takeovertest.Node(p, nil), theirs)
-	data, err := os.ReadFile(filepath.Join(captured, takeovertest.ContainerID+"-net1"))
+	data, err := os.ReadFile(filepath.Join(takeovertest.Node(p, nil), theirs, takeovertest.ContainerID+"-net1"))
 	if err != nil {
 		p.Fatal(err)
 	}
+	p.write(filepath.Join(theirs, p.id+"-net1"), was.savedAs(p.T, d, string(data)))
+	p.write(filepath.Join(theirs, "pci", d.Address.String()), p.path())
+	return was
+}
+
+// savedAs is a file of sriov-cni for a VF that was so before; captured is the one that was captured.
+func (s state) savedAs(t *testing.T, d *pci.Device, captured string) string {
+	t.Helper()
 	var cache map[string]any
-	if err := json.Unmarshal(data, &cache); err != nil {
-		p.Fatal(err)
+	if err := json.Unmarshal([]byte(captured), &cache); err != nil {
+		t.Fatal(err)
 	}
 	cache["deviceID"], cache["VFID"] = d.Address.String(), d.VFIndex
 	before, _ := cache["OrigVfState"].(map[string]any)
-	before["AdminMAC"], before["HostIFName"], before["EffectiveMAC"], before["MTU"] = was.Settings.MAC.String(), was.Netdev.Name, was.Netdev.MAC.String(), was.Netdev.MTU
-	if data, err = json.Marshal(cache); err != nil {
-		p.Fatal(err)
+	before["AdminMAC"], before["HostIFName"], before["EffectiveMAC"], before["MTU"] = s.Settings.MAC.String(), s.Netdev.Name, s.Netdev.MAC.String(), s.Netdev.MTU
+	data, err := json.Marshal(cache)
+	if err != nil {
+		t.Fatal(err)
 	}
-	p.write(filepath.Join(theirs, p.id+"-net1"), string(data))
-	p.write(filepath.Join(theirs, "pci", d.Address.String()), p.path())
-	return was
+	return string(data)
+}
+
+func (n *node) uplink(d *pci.Device) string {
+	n.Helper()
+	pf, err := pci.Read("/", d.PF)
+	if err != nil {
+		n.Fatal(err)
+	}
+	uplink, _ := pf.Uplink()
+	return uplink.Name
 }
 
 func (n *node) write(path, text string) {
@@ -75,6 +87,26 @@ func (n *node) wantAsBefore(d *pci.Device, was state) {
 	}
 }
 
+// leased is a network with addresses, of which the pod has got some from the IPAM plugin when sriov-cni asked for them.
+func (p *pod) leased(d *pci.Device) conf {
+	p.Helper()
+	p.write(filepath.Join(leases, p.id+"-net1"), "")
+	return p.conf(d, conf{"ipam": conf{"type": "test-ipam", "addresses": []string{"10.9.0.7/24"}}})
+}
+
+// cachedByLibcni leaves what libcni keeps of the pod's ADD, below Multus' folder.
+func (p *pod) cachedByLibcni(c conf) {
+	p.Helper()
+	config, err1 := json.Marshal(c)
+	data, err2 := json.Marshal(map[string]any{
+		"kind": "cniCacheV1", "containerId": p.id, "ifName": "net1", "networkName": "sriov-net", "netns": p.path(), "config": config,
+	})
+	if err := errors.Join(err1, err2); err != nil {
+		p.Fatal(err)
+	}
+	p.write(filepath.Join(filepath.Dir(theirs), "multus/results", "sriov-net-"+p.id+"-net1"), string(data))
+}
+
 // A VF that sriov-cni put into a pod is put back by our DEL, and nobody gets it before.
 func TestTakeover(t *testing.T) {
 	n := newNode(t)
@@ -83,7 +115,7 @@ func TestTakeover(t *testing.T) {
 		n.T = t
 		p := n.newPod()
 		was := p.attachedBySRIOVCNI(d)
-		c := p.conf(d, nil)
+		c := p.leased(d)
 		delete(c, "deviceID") // sriov-cni knows it from its cache, so runtimes need not say it
 		p.call("DEL", c).must(t)
 		n.wantAsBefore(d, was)
@@ -104,6 +136,45 @@ func TestTakeover(t *testing.T) {
 		p.kill()
 		next.call("ADD", next.conf(d, full())).must(t)
 		next.call("DEL", next.conf(d, full())).must(t)
+		n.wantAsBefore(d, was)
+	})
+	t.Run("its pod is gone without a DEL", func(t *testing.T) {
+		n.T = t
+		p, next := n.newPod(), n.newPod()
+		was := p.attachedBySRIOVCNI(d)
+		p.cachedByLibcni(p.leased(d))
+		p.kill()
+		next.call("ADD", next.conf(d, nil)).must(t)
+		if l := leaseFiles(t); len(l) > 0 {
+			t.Errorf("the dead pod's addresses are still taken: %v", l)
+		}
+		next.call("DEL", next.conf(d, nil)).must(t)
+		n.wantAsBefore(d, was)
+	})
+	// A process id is given out again: its namespace is by now the host's own.
+	t.Run("its pod is gone and its path leads elsewhere", func(t *testing.T) {
+		n.T = t
+		p, next := n.newPod(), n.newPod()
+		was := p.attachedBySRIOVCNI(d)
+		n.write(filepath.Join(theirs, "pci", d.Address.String()), "/proc/1/ns/net")
+		p.kill()
+		next.call("ADD", next.conf(d, nil)).must(t)
+		next.call("DEL", next.conf(d, nil)).must(t)
+		n.wantAsBefore(d, was)
+	})
+	// As versions before 2.7 do, and one that is killed before it comes to it.
+	t.Run("it has not saved where the VF is", func(t *testing.T) {
+		n.T = t
+		p, next := n.newPod(), n.newPod()
+		was := p.attachedBySRIOVCNI(d)
+		if err := os.Remove(filepath.Join(theirs, "pci", d.Address.String())); err != nil {
+			t.Fatal(err)
+		}
+		_, err := next.call("ADD", next.conf(d, nil)).run(t)
+		wantCode(t, err, 11, p.id)
+		next.call("DEL", next.conf(d, nil)).must(t)
+		n.ip("-n", p.ns, "link", "show", "net1")
+		p.call("DEL", p.leased(d)).must(t)
 		n.wantAsBefore(d, was)
 	})
 	t.Run("what it saved cannot be read", func(t *testing.T) {
@@ -130,4 +201,47 @@ func TestTakeover(t *testing.T) {
 			t.Errorf("not kept aside: %v, %v", kept, err)
 		}
 	})
+}
+
+// Nobody can see who uses a VF without an interface: while the namespace is there that sriov-cni says has it, it is not given to
+// another pod, whatever else of what was saved cannot be read.
+func TestTakeoverWithVFIO(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[2]
+	n.giveToVFIO(d)
+	before := n.state(d)
+	for _, name := range []string{"as captured", "unreadable"} {
+		t.Run(name, func(t *testing.T) {
+			n.T = t
+			owners, want := "{", before
+			p, next := n.newPod(), n.newPod()
+			p.id = strings.ReplaceAll(p.id, "-", "")
+			if name == "as captured" {
+				data, err := os.ReadFile(filepath.Join(takeovertest.Node(t, nil), theirs, takeovertest.ContainerID+"-net1"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				owners = before.savedAs(t, d, string(data)) // its interface has no name: it had none
+			} else {
+				want.Settings.MAC = &vf.MAC{} // safe defaults: it may choose
+			}
+			n.write(filepath.Join(theirs, p.id+"-net1"), owners)
+			n.write(filepath.Join(theirs, "pci", d.Address.String()), p.path())
+			uplink := n.uplink(d)
+			n.ip("link", "set", uplink, "vf", strconv.Itoa(d.VFIndex), "vlan", "100", "trust", "on")
+			inUse := n.inUse(d)
+			_, err := next.call("ADD", next.conf(d, nil)).run(t)
+			wantCode(t, err, 11, p.path())
+			next.call("DEL", next.conf(d, nil)).must(t)
+			if diff := cmp.Diff(inUse, n.inUse(d)); diff != "" {
+				t.Errorf("the VF of the pod that has it is touched: %s", diff)
+			}
+			p.kill()
+			next.call("ADD", next.conf(d, nil)).must(t)
+			next.call("DEL", next.conf(d, nil)).must(t)
+			if err := n.leftovers(d, want); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -1,10 +1,12 @@
 package takeover_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/viaduct-sriov/viaduct/internal/takeover"
@@ -25,6 +27,9 @@ func FuzzSaved(f *testing.F) {
 			f.Fatal(err)
 		}
 		f.Add(seed)
+	}
+	for _, before := range []string{`{"HostIFName":"../../x"}`, `{"HostIFName":"\u0000"}`, `{"Vlan":-1}`, `{"MTU":1e99}`, `{"MinTxRate":-9223372036854775808}`, `null`, `[]`} {
+		f.Add([]byte(`{"deviceID":"` + takeovertest.VF1 + `","name":"../../x","OrigVfState":` + before + `}`))
 	}
 	f.Add([]byte(`[{"Name":"x","Bytes":"eyJuYW1lIjoiLi4vLi4veCJ9"}]`))
 	dir := f.TempDir()
@@ -50,11 +55,25 @@ func FuzzSaved(f *testing.F) {
 			}
 		}
 		now, older, err := s.VF(takeovertest.VF1)
-		if err != nil && !errors.Is(err, takeover.ErrCorrupt) {
+		empty := len(bytes.TrimSpace(data)) == 0 // a VF that was only locked
+		if err != nil && !errors.Is(err, takeover.ErrCorrupt) && (!empty || !errors.Is(err, takeover.ErrNotExist)) {
 			t.Errorf("sriov-cni: %v", err)
 		}
 		if err == nil && (now.ContainerID != "c1" || now.IfName != "net1" || len(older) != 0) {
 			t.Errorf("%+v, %+v", now, older)
+		}
+		if err == nil && (strings.ContainsAny(now.Before.HostIFName, "/: \n") || len(now.Before.HostIFName) > 15 || now.Before.Vlan&^4095 != 0 || now.Before.MTU < 0) {
+			t.Errorf("no VF was ever so: %+v", now.Before)
+		}
+		if errors.Is(err, takeover.ErrCorrupt) && (now == nil || now.ContainerID != "") {
+			t.Errorf("an owner out of what cannot be read: %+v", now)
+		}
+		path, err := s.SetAside(takeovertest.VF1)
+		if err != nil || filepath.Dir(path) != filepath.Join(dir, "sriov/viaduct-corrupt") {
+			t.Errorf("set aside to %q: %v", path, err)
+		}
+		if now, _, err := s.VF(takeovertest.VF1); !errors.Is(err, takeover.ErrNotExist) {
+			t.Errorf("set aside, it is still there: %+v, %v", now, err)
 		}
 	})
 }

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,15 +19,17 @@ import (
 // SRIOV is the folder of sriov-cni, on a node /var/lib/cni/sriov:
 //
 //	<container id>-<ifname>     the attachment's configuration, and what its VF was before
-//	pci/<PCI address>           the path of the network namespace that has the VF
-//	pci/vf_lock/<address>.lock  held with flock(2) while it works on the VF
+//	pci/<PCI address>           the path of the network namespace that has the VF; versions before 2.7 have none, and an
+//	                            ADD that was killed may not have come to it
+//	pci/vf_lock/<address>.lock  held with flock(2) while it works on the VF; versions before 2.10 hold the file above, and
+//	                            leave it empty if the ADD fails
 type SRIOV string
 
 // An Attachment is what sriov-cni saved of one VF in one pod.
 type Attachment struct {
 	ContainerID, IfName string
 	Network             string
-	Netns               string    // path; empty if another attachment has the VF by now
+	Netns               string    // path; empty if another attachment has the VF by now, or where it is was not saved
 	Saved               time.Time // when
 
 	Before VFState
@@ -32,7 +37,9 @@ type Attachment struct {
 	Config []byte
 	Args   string
 
-	path string
+	path   string
+	cached string // the namespace, as libcni's cache has it
+	fault  error  // why the file cannot be right
 }
 
 // VFState is a VF as sriov-cni found it. Nil and zero stand for what its version did not save.
@@ -52,23 +59,50 @@ type VFState struct {
 }
 
 // VF reads whose the VF at address is, with what it was before. Others that once had it, and whose file is still there, are
-// in older. Errors wrap ErrNotExist or ErrCorrupt, or are the file system's own.
+// in older. Errors wrap ErrNotExist or ErrCorrupt, or are the file system's own; with ErrCorrupt, now tells where the VF is
+// and when that was saved, and nothing else.
 func (s SRIOV) VF(address string) (now *Attachment, older []*Attachment, err error) {
-	netns, err := read(s.pci(address))
+	all, err := s.attachments(address)
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := s.attachments(func(device string) bool { return device == address })
-	if err != nil {
+	where, err := s.where(address)
+	if err != nil && !errors.Is(err, ErrNotExist) {
 		return nil, nil, err
 	}
-	if len(all) == 0 {
-		return nil, nil, fmt.Errorf("%w: %s says that the VF is in use, and no file of its owner is there", ErrCorrupt, s.pci(address))
+	if where == nil {
+		where = &Attachment{}
+	}
+	switch {
+	case len(all) == 0 && where.Netns == "":
+		return nil, nil, fmt.Errorf("%w of VF %s in %s", ErrNotExist, address, s)
+	case len(all) == 0:
+		return where, nil, fmt.Errorf("%w: %s says that the VF is in use, and no file of its owner is there", ErrCorrupt, s.pci(address))
 	}
 	// The file of an owner whose DEL failed stays. The VF is whose was saved last.
 	slices.SortFunc(all, func(a, b *Attachment) int { return b.Saved.Compare(a.Saved) })
-	all[0].Netns = strings.TrimSpace(string(netns))
-	return all[0], all[1:], nil
+	now = all[0]
+	if where.Netns == "" {
+		where.Netns, where.Saved = now.cached, now.Saved
+	}
+	if now.fault != nil {
+		return where, nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, now.path, now.fault)
+	}
+	now.Netns = where.Netns
+	return now, all[1:], nil
+}
+
+// where reads the namespace that has the VF, and since when.
+func (s SRIOV) where(address string) (*Attachment, error) {
+	text, err := read(s.pci(address))
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Lstat(s.pci(address))
+	if err != nil {
+		return nil, fmt.Errorf("read saved state: %w", err)
+	}
+	return &Attachment{Netns: strings.TrimSpace(string(text)), Saved: info.ModTime()}, nil
 }
 
 // Device is the PCI address of the attachment's VF; empty if there is no such attachment.
@@ -89,17 +123,26 @@ func (s SRIOV) Device(containerID, ifName string) string {
 // VFs lists the addresses of the VFs that sriov-cni says are in use.
 func (s SRIOV) VFs() ([]string, error) { return plainFiles(s.pci("")) }
 
-// Idle takes sriov-cni's lock of the VF, so that none of its calls is at work on it until release. ok is false if one is.
+// Idle takes sriov-cni's locks of the VF, so that none of its calls is at work on it until release. ok is false if one is.
 func (s SRIOV) Idle(address string) (release func(), ok bool) {
-	f, err := os.Open(filepath.Join(s.pci("vf_lock"), address+".lock"))
-	if err != nil {
-		return func() {}, true // versions before 2.9 have none
+	var held []*os.File
+	release = func() {
+		for _, f := range held {
+			_ = f.Close()
+		}
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, false
+	for _, path := range []string{filepath.Join(s.pci("vf_lock"), address+".lock"), s.pci(address)} {
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // not for a pipe that somebody has put there
+		if err != nil {
+			continue // not every version has both
+		}
+		held = append(held, f)
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+			release()
+			return nil, false
+		}
 	}
-	return func() { _ = f.Close() }, true
+	return release, true
 }
 
 // Forget removes what is saved of the VF, and of the attachments.
@@ -111,24 +154,48 @@ func (s SRIOV) Forget(address string, attachments ...*Attachment) error {
 	return errors.Join(append(errs, remove(s.pci(address)))...)
 }
 
-// SetAside renames the VF's file, which then says to nobody that the VF is in use. It returns where it is now. The error wraps
-// ErrNotExist if there is none.
-func (s SRIOV) SetAside(address string) (string, error) {
-	if _, err := os.Lstat(s.pci(address)); s == "" || errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%w: %s", ErrNotExist, s.pci(address))
+// SetAside moves what is saved of the VF to a folder for persons, so that it says to nobody that the VF is in use. It returns
+// where one of the files is now. The error wraps ErrNotExist if there is none.
+func (s SRIOV) SetAside(address string) (path string, err error) {
+	if s == "" {
+		return "", fmt.Errorf("%w of VF %s", ErrNotExist, address)
+	}
+	all, err := s.attachments(address)
+	if err != nil {
+		return "", err
+	}
+	files := map[string]string{s.pci(address): address}
+	for _, a := range all {
+		files[a.path] = address + "-" + filepath.Base(a.path)
 	}
 	dir := filepath.Join(string(s), "viaduct-corrupt")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("set saved state aside: %w", err)
 	}
-	path := filepath.Join(dir, address)
-	return path, os.Rename(s.pci(address), path)
+	var errs []error
+	for from, name := range files {
+		to := filepath.Join(dir, name)
+		switch err := os.Rename(from, to); {
+		case err == nil:
+			path = to
+		case !errors.Is(err, fs.ErrNotExist):
+			errs = append(errs, fmt.Errorf("set saved state aside: %w", err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil || path != "" {
+		return path, err
+	}
+	return "", fmt.Errorf("%w: %s", ErrNotExist, s.pci(address))
 }
 
 func (s SRIOV) pci(name string) string { return filepath.Join(string(s), "pci", name) }
 
-func (s SRIOV) attachments(of func(device string) bool) (out []*Attachment, err error) {
+// attachments reads all files that say that they are of the VF at address.
+func (s SRIOV) attachments(address string) (out []*Attachment, err error) {
 	entries, err := os.ReadDir(string(s))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read saved state: %w", err)
 	}
@@ -139,23 +206,74 @@ func (s SRIOV) attachments(of func(device string) bool) (out []*Attachment, err 
 			continue
 		}
 		a := &Attachment{ContainerID: e.Name()[:cut], IfName: e.Name()[cut+1:], Saved: info.ModTime(), path: filepath.Join(string(s), e.Name())}
-		var saved struct {
-			DeviceID string   `json:"deviceID"`
-			Name     string   `json:"name"`
-			Before   *VFState `json:"OrigVfState"`
+		if s.read(a) == address {
+			out = append(out, a)
 		}
-		if readJSON(a.path, &saved) != nil || saved.Before == nil || !of(saved.DeviceID) {
-			continue
-		}
-		a.Network, a.Before = saved.Name, *saved.Before
-		for _, cache := range []string{"multus/results", "results"} {
-			// The folders are siblings on every node.
-			c, _, err := cached(filepath.Join(filepath.Dir(string(s)), cache), a.Network, a.ContainerID, a.IfName)
-			if err == nil && c.Config != nil {
-				a.Config, a.Args = c.Config, c.CNIArgs()
-			}
-		}
-		out = append(out, a)
 	}
 	return out, nil
+}
+
+// read fills in the attachment from its file, and gives its VF; empty if the file does not even tell that.
+func (s SRIOV) read(a *Attachment) (address string) {
+	var saved struct {
+		DeviceID string `json:"deviceID"`
+		Name     string `json:"name"`
+	}
+	var was struct {
+		Before *VFState `json:"OrigVfState"`
+	}
+	if readJSON(a.path, &saved) != nil {
+		return ""
+	}
+	switch err := readJSON(a.path, &was); {
+	case err != nil:
+		a.fault = err
+	case was.Before == nil:
+		a.fault = errors.New("it does not say what the VF was before")
+	default:
+		a.Before = *was.Before
+		a.fault = was.Before.check()
+	}
+	a.Network = saved.Name
+	for _, cache := range []string{"multus/results", "results"} {
+		// The folders are siblings on every node.
+		c, _, err := cached(filepath.Join(filepath.Dir(string(s)), cache), a.Network, a.ContainerID, a.IfName)
+		if err == nil && c.Config != nil {
+			a.Config, a.Args, a.cached = c.Config, c.CNIArgs(), c.Netns
+		}
+	}
+	return saved.DeviceID
+}
+
+// check finds values that no kernel takes: restoring them would fail again and again, and the rest is not to be trusted either.
+func (s *VFState) check() error {
+	var errs []error
+	want := func(ok bool, field string, value any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("OrigVfState.%s is %v", field, value))
+		}
+	}
+	want(s.HostIFName == "" || len(s.HostIFName) < unix.IFNAMSIZ && s.HostIFName != "." && s.HostIFName != ".." &&
+		!strings.ContainsFunc(s.HostIFName, notInNames), "HostIFName", fmt.Sprintf("%.40q", s.HostIFName))
+	want(isMAC(s.AdminMAC), "AdminMAC", fmt.Sprintf("%.40q", s.AdminMAC))
+	want(isMAC(s.EffectiveMAC), "EffectiveMAC", fmt.Sprintf("%.40q", s.EffectiveMAC))
+	want(s.MTU == 0 || s.MTU >= 68 && s.MTU <= 65535, "MTU", s.MTU)
+	want(s.Vlan >= 0 && s.Vlan < 4095, "Vlan", s.Vlan)
+	want(s.VlanQoS >= 0 && s.VlanQoS < 8, "VlanQoS", s.VlanQoS)
+	want(s.VlanProto == 0 || s.VlanProto == unix.ETH_P_8021Q || s.VlanProto == unix.ETH_P_8021AD, "VlanProto", s.VlanProto)
+	want(s.MinTxRate >= 0 && s.MinTxRate <= math.MaxInt32, "MinTxRate", s.MinTxRate)
+	want(s.MaxTxRate >= 0 && s.MaxTxRate <= math.MaxInt32, "MaxTxRate", s.MaxTxRate)
+	want(s.LinkState <= 2, "LinkState", s.LinkState) // auto, enable, disable
+	return errors.Join(errs...)
+}
+
+// notInNames is what the kernel takes in no interface's name.
+func notInNames(r rune) bool {
+	return r == '/' || r == ':' || r <= ' ' || r == 0x7f || r == utf8.RuneError
+}
+
+// isMAC reports whether s is empty or an address that one interface can have.
+func isMAC(s string) bool {
+	a, err := net.ParseMAC(s)
+	return s == "" || err == nil && len(a) == 6 && a[0]&1 == 0
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"github.com/viaduct-sriov/viaduct/internal/takeover"
 	"github.com/viaduct-sriov/viaduct/internal/takeover/takeovertest"
@@ -157,6 +159,107 @@ func TestVFOfSRIOVCNIWithoutAnOwner(t *testing.T) {
 		if now, _, err := sriov.VF(takeovertest.VF1); !errors.Is(err, takeover.ErrNotExist) {
 			t.Errorf("%s, set aside: %+v, %v", name, now, err)
 		}
+	}
+}
+
+// A version before 2.7, or an ADD that was killed, has left the owner's file alone: where the VF is stands in libcni's cache.
+func TestVFOfSRIOVCNIWithoutItsAddress(t *testing.T) {
+	root := takeovertest.Node(t, nil)
+	_, sriov := folders(root)
+	if err := os.Remove(filepath.Join(string(sriov), "pci", takeovertest.VF1)); err != nil {
+		t.Fatal(err)
+	}
+	now, _, err := sriov.VF(takeovertest.VF1)
+	if err != nil || now.ContainerID != id || now.IfName != "net1" || now.Netns != takeovertest.Netns {
+		t.Errorf("%+v, %v", now, err)
+	}
+	if err := os.RemoveAll(filepath.Join(root, "var/lib/cni/multus/results")); err != nil {
+		t.Fatal(err)
+	}
+	if now, _, err = sriov.VF(takeovertest.VF1); err != nil || now.ContainerID != id || now.Netns != "" {
+		t.Errorf("without libcni's cache: %+v, %v", now, err)
+	}
+	if err := sriov.Forget(takeovertest.VF1, now); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := sriov.VF(takeovertest.VF1); !errors.Is(err, takeover.ErrNotExist) {
+		t.Errorf("after it was forgotten: %v", err)
+	}
+}
+
+// Versions before 2.10 lock the file that names the namespace, and leave it empty if their ADD fails.
+func TestVFOfSRIOVCNIThatIsOnlyLocked(t *testing.T) {
+	_, sriov := folders(takeovertest.Node(t, nil))
+	const free = "0000:02:10.6"
+	path := filepath.Join(string(sriov), "pci", free)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if now, _, err := sriov.VF(free); !errors.Is(err, takeover.ErrNotExist) {
+		t.Errorf("%+v, %v", now, err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := sriov.Idle(free); ok {
+		t.Error("a VF that such a version works on is idle")
+	}
+}
+
+// Values that cannot be are no baseline. The answer says only where the VF is; what there is of it is set aside together.
+func TestVFOfSRIOVCNIThatCannotBe(t *testing.T) {
+	for name, change := range map[string][2]string{
+		"a path for a name":       {`"eth8"`, `"../../etc"`},
+		"a name too long":         {`"eth8"`, `"0123456789abcdef"`},
+		"a name with a blank":     {`"eth8"`, `"eth 8"`},
+		"no MAC":                  {`"d6:8e:da:e3:ab:63"`, `"d6:8e"`},
+		"a group's MAC":           {`"d6:8e:da:e3:ab:63"`, `"01:00:5e:00:00:01"`},
+		"a group's MAC on the PF": {`"00:00:00:00:00:00"`, `"01:00:5e:00:00:01"`},
+		"an MTU below IPv4's":     {`"LinkState":0,"MTU":1500`, `"LinkState":0,"MTU":12`},
+		"no VLAN":                 {`"Vlan":0`, `"Vlan":4095`},
+		"a VLAN below none":       {`"Vlan":0`, `"Vlan":-1`},
+		"no priority":             {`"VlanQoS":0}`, `"VlanQoS":8}`},
+		"no VLAN protocol":        {`"VlanProto":33024`, `"VlanProto":2048`},
+		"a rate below none":       {`"MaxTxRate":0`, `"MaxTxRate":-1`},
+		"no link state":           {`"LinkState":0`, `"LinkState":3`},
+		"a text for a number":     {`"Vlan":0`, `"Vlan":"0"`},
+		"nothing":                 {`"OrigVfState"`, `"Other"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := "var/lib/cni/sriov/" + id + "-net1"
+			root := takeovertest.Node(t, map[string]func(string) string{file: func(text string) string {
+				if !strings.Contains(text, change[0]) {
+					t.Fatalf("%s is not in %s", change[0], text)
+				}
+				return strings.Replace(text, change[0], change[1], 1)
+			}})
+			_, sriov := folders(root)
+			want := takeover.Attachment{Netns: takeovertest.Netns}
+			now, older, err := sriov.VF(takeovertest.VF1)
+			if !errors.Is(err, takeover.ErrCorrupt) || now == nil || older != nil {
+				t.Fatalf("%+v, %+v, %v", now, older, err)
+			}
+			if diff := cmp.Diff(want, *now, cmpopts.IgnoreFields(want, "Saved"), cmpopts.IgnoreUnexported(want)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			if _, err := sriov.SetAside(takeovertest.VF1); err != nil {
+				t.Fatal(err)
+			}
+			if now, _, err := sriov.VF(takeovertest.VF1); !errors.Is(err, takeover.ErrNotExist) {
+				t.Errorf("set aside: %+v, %v", now, err)
+			}
+			if kept := files(t, filepath.Join(string(sriov), "viaduct-corrupt")); len(kept) != 2 {
+				t.Errorf("kept: %v", kept)
+			}
+			if _, _, err := sriov.VF(takeovertest.VF2); err != nil {
+				t.Errorf("the pod's other VF: %v", err)
+			}
+		})
 	}
 }
 
