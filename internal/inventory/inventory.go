@@ -40,6 +40,7 @@ type Inventory struct {
 	// retry is the one look that is due after a look that failed, and trouble what was last said about it.
 	retry   *time.Timer
 	trouble string
+	expiry  *time.Timer // the look that is due while something is said of a device for a time only; nil: never was
 }
 
 // maxAgain ends the wait for a look that fits together. Beyond it something is wrong with the node, such as that this
@@ -54,12 +55,15 @@ const fewAgain = 3
 // hundred come over seconds, and are not waited for.
 const coalesce = 50 * time.Millisecond
 
+// recheck is how long what is said of a device for a time only may be said too long: on an idle node no event would end it.
+const recheck = 30 * time.Second
+
 // Stats count what an Inventory did.
 type Stats struct {
 	// Looks are how often something was said to have changed, or was looked at in any case. In a look there may be a scan of
 	// all functions, or a refresh of some.
 	Looks, Scans, Refreshes int
-	Lost                    int           // how often the kernel dropped events
+	Lost                    int           // how often the kernel began or ceased to drop events
 	LastScan                time.Duration // how long it took
 }
 
@@ -177,17 +181,23 @@ func (i *Inventory) event(c pci.Change) {
 	i.pending.Lock()
 	defer i.pending.Unlock()
 	i.pending.addresses[c.Address] = true
-	// A VF that comes or goes changes its PF, too. Of one that comes only the new scan of it knows which that is.
+	// A VF that comes or goes changes its PF, too. Which that is, only a scan finds of one that comes, and of one that a look
+	// met on its way out: the kernel parts a VF and its PF, unbinds its driver, and only then says that it removes the VF.
 	if c.Subsystem == "pci" && (c.Action == "add" || c.Action == "remove") {
-		if snapshot == nil {
-			i.pending.all = true
-		} else if d := snapshot.Device(c.Address); d != nil && d.IsVF() {
+		if d := deviceIn(snapshot, c.Address); d != nil && d.IsVF() {
 			i.pending.addresses[d.PF] = true
 		} else {
-			i.pending.all = i.pending.all || c.Action == "add"
+			i.pending.all = true
 		}
 	}
 	i.wake()
+}
+
+func deviceIn(s *pci.Snapshot, a pci.Address) *pci.Device {
+	if s == nil {
+		return nil
+	}
+	return s.Device(a)
 }
 
 func (i *Inventory) wake() {
@@ -231,6 +241,7 @@ func (i *Inventory) look() {
 	}
 	i.again = 0
 	i.viewer.settle()
+	i.lookWhenDue()
 	i.mu.Lock()
 	same := i.scanned && slices.Equal(devices, i.devices)
 	i.devices, i.latest, i.scanned = devices, snapshot, true
@@ -257,6 +268,18 @@ func (i *Inventory) tryAgain(err error) {
 	i.retry.Reset(time.Second)
 }
 
+// lookWhenDue asks for a look at what is said for a time only, and at nothing else.
+func (i *Inventory) lookWhenDue() {
+	switch due := i.viewer.hasProvisional(); {
+	case due && i.expiry == nil:
+		i.expiry = time.AfterFunc(recheck, i.wake)
+	case due:
+		i.expiry.Reset(recheck)
+	case i.expiry != nil:
+		i.expiry.Stop()
+	}
+}
+
 // lookAgain asks for another look at the functions that were odd.
 func (i *Inventory) lookAgain(snapshot *pci.Snapshot, odd []pci.Address) {
 	i.mu.Lock()
@@ -277,7 +300,26 @@ func (i *Inventory) readLinks(all bool) error {
 	}
 	i.known = links
 	i.viewer.touch(changed...)
+	i.lookAtPorts(changed)
 	return nil
+}
+
+// lookAtPorts asks for another look at the functions whose InfiniBand interfaces changed. The kernel has no event for a partition
+// key that the subnet manager sets, but the interface goes up with it, or down and up.
+func (i *Inventory) lookAtPorts(changed []int) {
+	snapshot := i.snapshot()
+	i.pending.Lock()
+	defer i.pending.Unlock()
+	for _, index := range changed {
+		a, known := i.viewer.owners[index]
+		if !known {
+			continue
+		}
+		if d := deviceIn(snapshot, a); d != nil && linkType(d.Netdevs) == "infiniband" {
+			i.pending.addresses[a] = true
+			i.wake()
+		}
+	}
 }
 
 // fewAddresses is where reading everything is no more work than reading them one by one.

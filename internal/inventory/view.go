@@ -218,6 +218,14 @@ func (v *viewer) isProvisional(id string) bool {
 	return wasDivided && !last.IsZero() || wasUplink && !was.now
 }
 
+// hasProvisional reports whether any device of the view that was settled last is provisional.
+func (v *viewer) hasProvisional() bool {
+	return slices.ContainsFunc(v.restless, func(k int) bool {
+		e := &v.believed[k]
+		return v.isProvisional(e.device.ID) || slices.ContainsFunc(e.subs, func(d *Device) bool { return v.isProvisional(d.ID) })
+	})
+}
+
 // notePF keeps a PF's names while its interface is not to be seen, so that its VFs do not change pools.
 func (v *viewer) notePF(d *pci.Device, links map[int]netlinks.NodeLink) {
 	uplink, ok := d.Uplink()

@@ -24,7 +24,7 @@ var (
 	scansDesc = prometheus.NewDesc(namespace+"scans_total",
 		"Looks at the PCI bus, at all of it or only at what changed.", []string{"kind"}, nil)
 	lostDesc = prometheus.NewDesc(namespace+"lost_events_total",
-		"Times that the kernel dropped events, each of which made a full scan.", nil, nil)
+		"Full scans because the kernel dropped events: one when it begins to, one when it ends.", nil, nil)
 	scanSecondsDesc = prometheus.NewDesc(namespace+"last_scan_seconds",
 		"Duration of the last full scan.", nil, nil)
 	generationDesc = prometheus.NewDesc(namespace+"config_generation",

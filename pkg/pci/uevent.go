@@ -19,7 +19,8 @@ type Change struct {
 	Subsystem string // pci, net, infiniband, …
 	// Address is the PCI function that the event is about, or that the device of the event sits on.
 	Address Address
-	// Lost says that the kernel dropped events: scan again. The other fields are empty then.
+	// Lost says that the kernel dropped events: scan again. The other fields are empty then. It comes twice each time: when
+	// the first is dropped, and when the last may have been.
 	Lost bool
 }
 
@@ -69,17 +70,20 @@ func receive(ctx context.Context, socket *os.File, each func(Change)) error {
 		return fmt.Errorf("receive the kernel's events: %w", err)
 	}
 	buf := make([]byte, 64<<10)
+	// The kernel says ENOBUFS for the first event that it drops, and drops all others, without a word, until the socket is empty.
+	congested := false
 	for ctx.Err() == nil {
 		var n int
 		var from unix.Sockaddr
 		var failed error
 		err := conn.Read(func(fd uintptr) (done bool) {
 			n, from, failed = unix.Recvfrom(int(fd), buf, 0)
-			return !errors.Is(failed, unix.EAGAIN)
+			return congested || !errors.Is(failed, unix.EAGAIN)
 		})
 		switch err = cmp.Or(err, failed); {
 		case ctx.Err() != nil, errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.ENOBUFS):
+		case errors.Is(err, unix.ENOBUFS), congested && errors.Is(err, unix.EAGAIN):
+			congested = errors.Is(err, unix.ENOBUFS)
 			each(Change{Lost: true})
 		case err != nil:
 			return fmt.Errorf("receive the kernel's events: %w", err)
