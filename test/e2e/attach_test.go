@@ -4,133 +4,133 @@ package e2e
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestPodGetsVF follows one VF into a pod and back.
-func TestPodGetsVF(t *testing.T) {
+// TestPods runs what users run, side by side, as a pod takes half a minute here: three pods with a VF each, one of them with
+// every key that the standard has, and one that asks for nothing.
+func TestPods(t *testing.T) {
 	leaveNothing(t)
 	const mac = "02:00:00:00:64:01"
-	p := pod{name: "one", networks: `[{"name": "vlan100", "mac": "` + mac + `"}]`, vfs: 1}
-	p.create(t)
-	p.running(t)
-	address := p.devices(t)[0]
-
-	t.Run("PF entry", func(t *testing.T) {
-		now := mustLook(t).VFs[address]
-		want := baseline.VFs[address]
-		// All unlike what igb gives a VF by itself.
-		want.Entry.MAC, want.Entry.VLAN, want.Entry.QoS, want.Entry.SpoofCheck, want.Entry.Trust = mac, 100, 3, false, true
-		want.Link = nil // it is in the pod
-		if diff := cmp.Diff(want, now); diff != "" {
-			t.Errorf("VF %s (-want +got):\n%s", address, diff)
-		}
-	})
+	a := pod{name: "a", networks: `[{"name": "vlan100", "mac": "` + mac + `"}]`, vfs: 1}
+	b := pod{name: "b", networks: "vlan100", vfs: 1}
+	keys := pod{name: "keys", networks: allKeys, vfs: 1}
+	plain := pod{name: "plain"}
+	pods := []pod{a, b, keys, plain}
+	for _, p := range pods {
+		p.create(t)
+	}
+	for _, p := range pods {
+		p.running(t)
+	}
+	t.Run("VF", func(t *testing.T) { a.hasVF(t, mac) })
 	t.Run("other VFs", func(t *testing.T) {
-		want, now := baseline.VFs, mustLook(t).VFs
-		now[address] = want[address]
+		want, now := maps.Clone(baseline.VFs), mustLook(t).VFs
+		for _, p := range []pod{a, b, keys} {
+			for _, address := range p.devices(t) {
+				delete(now, address)
+				delete(want, address)
+			}
+		}
 		if diff := cmp.Diff(want, now); diff != "" {
 			t.Errorf("they changed (-before +now):\n%s", diff)
 		}
 	})
-	t.Run("pod", func(t *testing.T) {
-		out, err := p.exec(t.Context(), "ip", "addr", "show", "net1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, want := range []string{mac, "inet 10.56.100.", ",UP", "mtu 1500"} {
-			if !strings.Contains(out, want) {
-				t.Errorf("net1 lacks %q:\n%s", want, out)
-			}
+	t.Run("keys", keys.hasAllKeys)
+	t.Run("no networks", func(t *testing.T) {
+		if status := plain.status(t); len(status) != 1 || !status[0].Default || status[0].Interface != "eth0" {
+			t.Errorf("want the default network on eth0 alone: %+v", status)
 		}
 	})
-	t.Run("network-status", func(t *testing.T) {
-		status := p.status(t)
-		if len(status) != 2 || !status[0].Default || status[0].Interface != "eth0" {
-			t.Fatalf("want the default network on eth0, then one more: %+v", status)
+	t.Run("frames", func(t *testing.T) {
+		toA, toB, toKeys := a.status(t)[1].IPs[0], b.status(t)[1].IPs[0], keys.status(t)[1].IPs[0]
+		// Carrier comes seconds after a VF is up, and first frames are late.
+		eventually(t, "a to reach b", func(ctx context.Context) error { return a.pings(ctx, "net1", toB) })
+		eventually(t, "b to reach a", func(ctx context.Context) error { return b.pings(ctx, "net1", toA) })
+		// All are in one subnet and on one wire, so only the VLAN keeps them apart.
+		if err := a.pings(t.Context(), "net1", toKeys); err == nil {
+			t.Error("a pod on VLAN 100 reaches one on VLAN 200")
 		}
-		got := status[1]
-		if got.Name != "e2e/vlan100" || got.Interface != "net1" || got.MAC != mac || len(got.IPs) != 1 {
-			t.Errorf("want e2e/vlan100 on net1 with MAC %s and one address: %+v", mac, got)
+	})
+	t.Run("more VFs than are free", func(t *testing.T) {
+		waiting := pod{name: "waiting", vfs: len(baseline.VFs)}
+		waiting.create(t)
+		waiting.event(t, "FailedScheduling", "Insufficient "+resource)
+		waiting.unschedulable(t, "Insufficient "+resource)
+		for _, p := range []pod{a, b, keys} {
+			p.remove(t.Context(), t)
 		}
-		if got.DeviceInfo == nil || got.DeviceInfo.PCI.Address != address {
-			t.Errorf("want device-info of VF %s: %+v", address, got.DeviceInfo)
+		waiting.running(t)
+		if got := waiting.devices(t); len(got) != len(baseline.VFs) {
+			t.Errorf("it got VFs %v, want %d", got, len(baseline.VFs))
 		}
 	})
 }
 
-// TestPodsTalkOverVFs has frames go from VF to VF, and stay in their VLAN.
-func TestPodsTalkOverVFs(t *testing.T) {
-	leaveNothing(t)
-	a := pod{name: "a", networks: "vlan100", vfs: 1}
-	b := pod{name: "b", networks: "vlan100", vfs: 1}
-	other := pod{name: "other", networks: "vlan200@lan0", vfs: 1}
-	for _, p := range []pod{a, b, other} {
-		p.create(t)
+// hasVF compares what the kernel says of the pod's one VF, on the PF and in the pod, and network-status with network
+// vlan100 and this MAC.
+func (p pod) hasVF(t *testing.T, mac string) {
+	t.Helper()
+	address := p.devices(t)[0]
+	want := baseline.VFs[address]
+	// All unlike what igb gives a VF by itself.
+	want.Entry.MAC, want.Entry.VLAN, want.Entry.QoS, want.Entry.SpoofCheck, want.Entry.Trust = mac, 100, 3, false, true
+	want.Link = nil // it is in the pod
+	if diff := cmp.Diff(want, mustLook(t).VFs[address]); diff != "" {
+		t.Errorf("VF %s (-want +got):\n%s", address, diff)
 	}
-	addrs := make(map[pod]string)
-	for _, p := range []pod{a, b, other} {
-		p.running(t)
-		addrs[p] = p.status(t)[1].IPs[0]
+	out, err := p.exec(t.Context(), "ip", "addr", "show", "net1")
+	if err != nil {
+		t.Fatal(err)
 	}
-	// Carrier comes seconds after a VF is up, and first frames are late.
-	eventually(t, "a to reach b", func(ctx context.Context) error { return a.pings(ctx, "net1", addrs[b]) })
-	eventually(t, "b to reach a", func(ctx context.Context) error { return b.pings(ctx, "net1", addrs[a]) })
-	// Both are in one subnet and on one wire, so only the VLAN keeps them apart.
-	if err := a.pings(t.Context(), "net1", addrs[other]); err == nil {
-		t.Error("a pod on VLAN 100 reaches one on VLAN 200")
-	}
-}
-
-// TestTwoVFsInOnePod asks for a network twice, by both forms of name.
-func TestTwoVFsInOnePod(t *testing.T) {
-	leaveNothing(t)
-	p := pod{name: "two", networks: "vlan100, e2e/vlan200@data0", vfs: 2}
-	p.create(t)
-	p.running(t)
-	var got []string
-	devices := make(map[string]bool)
-	for _, n := range p.status(t)[1:] {
-		got = append(got, n.Name+" "+n.Interface)
-		if n.DeviceInfo != nil {
-			devices[n.DeviceInfo.PCI.Address] = true
+	for _, want := range []string{mac, "inet 10.56.100.", ",UP", "mtu 1500"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("net1 lacks %q:\n%s", want, out)
 		}
 	}
-	if diff := cmp.Diff([]string{"e2e/vlan100 net1", "e2e/vlan200 data0"}, got); diff != "" {
-		t.Errorf("networks (-want +got):\n%s", diff)
+	status := p.status(t)
+	if len(status) != 2 || !status[0].Default || status[0].Interface != "eth0" {
+		t.Fatalf("want the default network on eth0, then one more: %+v", status)
 	}
-	if len(devices) != 2 {
-		t.Errorf("the networks have VFs %v, want two", devices)
+	got := status[1]
+	if got.Name != "e2e/vlan100" || got.Interface != "net1" || got.MAC != mac || len(got.IPs) != 1 {
+		t.Errorf("want e2e/vlan100 on net1 with MAC %s and one address: %+v", mac, got)
 	}
-}
-
-// TestNoNetworks is what most pods are: they get the default network, and network-status all the same.
-func TestNoNetworks(t *testing.T) {
-	leaveNothing(t)
-	p := pod{name: "plain"}
-	p.create(t)
-	p.running(t)
-	if status := p.status(t); len(status) != 1 || !status[0].Default || status[0].Interface != "eth0" {
-		t.Errorf("want the default network on eth0 alone: %+v", status)
+	if got.DeviceInfo == nil || got.DeviceInfo.PCI.Address != address {
+		t.Errorf("want device-info of VF %s: %+v", address, got.DeviceInfo)
 	}
 }
 
-// TestMoreVFsThanFree has a pod wait for VFs until there are enough.
-func TestMoreVFsThanFree(t *testing.T) {
-	leaveNothing(t)
-	holder := pod{name: "holder", vfs: 1}
-	holder.create(t)
-	holder.running(t)
-	waiting := pod{name: "waiting", vfs: len(baseline.VFs)}
-	waiting.create(t)
-	waiting.event(t, "FailedScheduling", "Insufficient "+resource)
-	waiting.unschedulable(t, "Insufficient "+resource)
-	holder.remove(t.Context(), t)
-	waiting.running(t)
-	if got := waiting.devices(t); len(got) != len(baseline.VFs) {
-		t.Errorf("it got VFs %v, want %d", got, len(baseline.VFs))
+// allKeys is all that a VF's network can be asked for. Its definition declares no capability.
+const (
+	keysMAC, keysIP, keysGateway = "02:00:00:00:c8:01", "10.56.100.222", "10.56.100.254"
+
+	allKeys = `[{"name": "vlan200", "interface": "data0", "mac": "` + keysMAC + `", "ips": ["` + keysIP + `"], "default-route": ["` + keysGateway + `"]}]`
+)
+
+func (p pod) hasAllKeys(t *testing.T) {
+	out, err := p.exec(t.Context(), "sh", "-c", "ip addr show data0; ip route")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{keysMAC, "inet " + keysIP + "/24", "default via " + keysGateway + " dev data0"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the pod lacks %q:\n%s", want, out)
+		}
+	}
+	if n := strings.Count(out, "default via"); n != 1 {
+		t.Errorf("%d default routes:\n%s", n, out)
+	}
+	got := p.status(t)[1]
+	if got.DeviceInfo == nil || got.DeviceInfo.PCI.Address != p.devices(t)[0] {
+		t.Errorf("device-info in network-status: %+v", got.DeviceInfo)
+	}
+	got.DeviceInfo = nil
+	if d := cmp.Diff(podNetwork{Name: "e2e/vlan200", Interface: "data0", MAC: keysMAC, IPs: []string{keysIP}}, got); d != "" {
+		t.Errorf("network-status: %s", d)
 	}
 }

@@ -4,32 +4,29 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // TestDPDK runs the sample: in two pods, neither of them privileged, testpmd sends by one VF and receives by another. The
-// receiver finds its VF in its environment, the sender in device-info. Alone it takes the nodes of vfio from the device
-// plugin itself; after TestCDI they come by CDI.
+// receiver finds its VF in its environment, the sender in device-info; containerd gives both the nodes of vfio by CDI. CDI
+// stays on for the tests after this one: they have to pass either way, and a roll-out takes a minute.
 func TestDPDK(t *testing.T) {
 	vfs := giveToDPDK(t)
-	config, err := os.ReadFile("testdata/cdi/config.json")
-	if err != nil {
+	if err := kubectl(t.Context(), "apply", "-k", "testdata/cdi"); err != nil {
 		t.Fatal(err)
 	}
-	setPools(t, string(config))
 	eventually(t, "the node to offer VFs for DPDK", func(ctx context.Context) error {
 		n, err := offers(ctx, dpdkResource)
 		if err == nil && n != len(vfs) {
@@ -45,6 +42,9 @@ func TestDPDK(t *testing.T) {
 			now, err := look()
 			if diff := cmp.Diff(before, now); err == nil && diff != "" {
 				err = fmt.Errorf("it differs (-before +now):\n%s", diff)
+			}
+			if specs, globErr := filepath.Glob(cdiSpecs); len(specs) > 0 {
+				err = errors.Join(err, globErr, fmt.Errorf("CDI specifications are left: %v", specs))
 			}
 			return err
 		})
@@ -76,6 +76,7 @@ func TestDPDK(t *testing.T) {
 			t.Errorf("the PF's entry of VF %s: %+v", vf, e)
 		}
 	}
+	hasCDI(t, vfs, rx, tx)
 	const enough = 1000
 	received := 0
 	eventually(t, "packets to come through", func(ctx context.Context) (err error) {
@@ -93,6 +94,36 @@ func TestDPDK(t *testing.T) {
 			err = fmt.Errorf("it has sent %d, %d came", sent, received)
 		}
 		return err
+	})
+}
+
+const cdiSpecs = "/var/run/cdi/viaduct_*"
+
+// hasCDI has each pod find the nodes of vfio in its container, and a specification be there for each VF.
+func hasCDI(t *testing.T, vfs []string, pods ...pod) {
+	t.Helper()
+	var want []string
+	for _, vf := range vfs {
+		want = append(want, "/var/run/cdi/viaduct_intel.com_dpdk-"+vf+".json")
+	}
+	found, err := filepath.Glob(cdiSpecs)
+	if slices.Sort(want); err != nil || !slices.Equal(found, want) {
+		t.Errorf("CDI specifications: %v, %v, want %v", found, err, want)
+	}
+	for _, p := range pods {
+		got, err := p.exec(t.Context(), "sh", "-c", "for n in /dev/vfio/*; do test -c $n && basename $n; done")
+		nodes := strings.Fields(got)
+		if err != nil || len(nodes) != 2 || nodes[1] != "vfio" || !isGroup(vfs, nodes[0]) {
+			t.Errorf("the container of %s has the nodes of vfio %q, %v; want vfio and its VF's IOMMU group", p.name, nodes, err)
+		}
+	}
+}
+
+// isGroup tells whether the IOMMU group is that of one of the VFs.
+func isGroup(vfs []string, group string) bool {
+	return slices.ContainsFunc(vfs, func(vf string) bool {
+		path, err := os.Readlink(filepath.Join("/sys/bus/pci/devices", vf, "iommu_group"))
+		return err == nil && filepath.Base(path) == group
 	})
 }
 
@@ -116,21 +147,6 @@ func (p pod) packets(ctx context.Context, direction string) (n int, err error) {
 		}
 	}
 	return n, err
-}
-
-const poolsMap, poolsKey = "sriovdp-config", "config.json"
-
-// setPools gives the device plugin a configuration. It follows by itself.
-func setPools(t *testing.T, config string) {
-	t.Helper()
-	patch, err := json.Marshal(map[string]any{"data": map[string]string{poolsKey: config}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = client.CoreV1().ConfigMaps("viaduct").Patch(context.WithoutCancel(t.Context()), poolsMap, types.MergePatchType, patch, metav1.PatchOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // giveToDPDK binds two free VFs of one PF to vfio-pci. When the test ends they are the node's again.
@@ -165,4 +181,19 @@ func giveToDPDK(t *testing.T) (vfs []string) {
 		}
 	}
 	return vfs
+}
+
+// bind gives the VF to a driver; empty: to the one that takes it by itself.
+func bind(vf, driver string) error {
+	dir := filepath.Join("/sys/bus/pci/devices", vf)
+	for _, write := range []struct{ path, value string }{
+		{filepath.Join(dir, "driver_override"), driver + "\n"},
+		{filepath.Join(dir, "driver/unbind"), vf},
+		{"/sys/bus/pci/drivers_probe", vf},
+	} {
+		if err := os.WriteFile(write.path, []byte(write.value), 0o200); err != nil {
+			return fmt.Errorf("bind %s to %q: %w", vf, driver, err)
+		}
+	}
+	return nil
 }

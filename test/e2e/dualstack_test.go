@@ -20,13 +20,13 @@ import (
 )
 
 // TestDualStack has a static pod and an ordinary one talk by IPv4 and IPv6, over a network with both and over one with IPv6
-// alone. The static pod has two VFs of one PF; the other names its VFs, one of each PF.
+// alone. The static pod has two VFs of one PF, and names its networks by both forms; the other names its VFs, one of each PF.
 func TestDualStack(t *testing.T) {
 	leaveNothing(t)
 	if err := kubectl(t.Context(), "apply", "-f", "testdata/dualstack.yaml"); err != nil {
 		t.Fatal(err)
 	}
-	static := pod{name: "static", networks: "dual, six@data0", vfs: 2}.createStatic(t)
+	static := pod{name: "static", networks: "dual, e2e/six@data0", vfs: 2}.createStatic(t)
 	static.running(t)
 	taken := slices.Sorted(slices.Values(static.devices(t))) // networks take them in this order
 	if len(taken) != 2 || baseline.VFs[taken[0]].PF != baseline.VFs[taken[1]].PF {

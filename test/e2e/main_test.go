@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +17,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -54,6 +56,7 @@ func deploy(ctx context.Context) error {
 		return fmt.Errorf("find the cluster (bin/cluster run starts one): %w", err)
 	}
 	config.QPS = -1 // the API server is ours alone
+	config.ContentType = "application/vnd.kubernetes.protobuf"
 	if client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
@@ -121,6 +124,21 @@ func offers(ctx context.Context, name corev1.ResourceName) (int, error) {
 	return int(quantity.Value()), nil
 }
 
+const poolsMap, poolsKey = "sriovdp-config", "config.json"
+
+// setPools gives the device plugin a configuration. It follows by itself.
+func setPools(t *testing.T, config string) {
+	t.Helper()
+	patch, err := json.Marshal(map[string]any{"data": map[string]string{poolsKey: config}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = client.CoreV1().ConfigMaps("viaduct").Patch(context.WithoutCancel(t.Context()), poolsMap, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func kubectl(ctx context.Context, args ...string) error {
 	_, err := output(ctx, "kubectl", args...)
 	return err
@@ -135,11 +153,12 @@ func output(ctx context.Context, name string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// poll calls check until it returns nil, for patience at most. Its error is then check's last.
+// poll calls check until it returns nil, for patience at most. Its error is then check's last. It looks soon, and then ever
+// less often: a look takes time from what it waits for, as the test shares the node's CPU.
 func poll(ctx context.Context, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
+	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 2*time.Second) {
 		err := check(ctx)
 		if err == nil {
 			return nil
@@ -147,7 +166,7 @@ func poll(ctx context.Context, check func(context.Context) error) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("not after %s: %w", patience, err)
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }

@@ -95,7 +95,7 @@ func (p pod) get(ctx context.Context) (*corev1.Pod, error) {
 // running waits until the pod runs.
 func (p pod) running(t *testing.T) {
 	t.Helper()
-	eventually(t, "pod "+p.name+" to run", func(ctx context.Context) error {
+	err := poll(t.Context(), func(ctx context.Context) error {
 		got, err := p.get(ctx)
 		if err != nil {
 			return err
@@ -104,10 +104,13 @@ func (p pod) running(t *testing.T) {
 			t.Fatalf("the kubelet rejected pod %s: %s", p.name, why)
 		}
 		if got.Status.Phase != corev1.PodRunning {
-			return fmt.Errorf("it is %s; events: %s", got.Status.Phase, p.events(ctx))
+			return fmt.Errorf("it is %s", got.Status.Phase)
 		}
 		return nil
 	})
+	if err != nil {
+		t.Fatalf("waiting for pod %s to run: %v; events: %q", p.name, err, p.events(t.Context()))
+	}
 }
 
 // unschedulable waits until the pod is Pending on no node, because of what the scheduler says of it: its event comes first.

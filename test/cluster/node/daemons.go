@@ -69,6 +69,7 @@ func (c Config) startKubelet(_ context.Context, group *process.Group) error {
 	return group.StartKept("kubelet", filepath.Join(c.Kubernetes, "kubelet"),
 		"--config="+config, "--kubeconfig="+c.Secrets.Kubeconfig("kubelet"),
 		"--hostname-override="+controlplane.NodeName, "--node-ip="+controlplane.NodeIP, "--v=2",
+		"--housekeeping-interval=30s",
 	)
 }
 
