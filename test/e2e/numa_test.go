@@ -110,7 +110,7 @@ func (p pinned) admitted(t *testing.T) (refusal error) {
 // isOnNode checks the NUMA nodes of the pod's CPU and of its VFs.
 func (p pinned) isOnNode(t *testing.T, cpuNode, vfNode string) {
 	t.Helper()
-	cpu, err := p.exec(t.Context(), "sed", "-n", `s/^Cpus_allowed_list:[[:space:]]*//p`, "/proc/self/status")
+	cpu, err := p.exec(t.Context(), "sed", "-n", `s/^Cpus_allowed_list:[[:space:]]*//p`, "/proc/1/status")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -17,9 +20,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/client-go/util/exec"
 )
 
 const (
@@ -128,21 +128,45 @@ func (p pod) unschedulable(t *testing.T, why string) {
 	})
 }
 
-// exec runs a command in the pod and returns what it prints. Its error holds what it says about it.
+// exec runs a command in the pod's container and returns what it prints. Its error holds what it says about it. It enters the
+// container's namespaces itself: by way of API server, kubelet and runtime, a command takes the emulated CPU five seconds.
 func (p pod) exec(ctx context.Context, argv ...string) (string, error) {
-	url := client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(p.name).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Command: argv, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
-	executor, err := remotecommand.NewWebSocketExecutor(config, http.MethodGet, url.String())
+	pid, environ, err := p.process()
 	if err != nil {
 		return "", err
 	}
-	var stdout, stderr bytes.Buffer
-	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr})
-	if err != nil {
-		err = fmt.Errorf("%q in pod %s: %w: %s", argv, p.name, err, bytes.TrimSpace(stderr.Bytes()))
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--target", pid, "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, argv...)...)
+	cmd.Env = environ
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		err = fmt.Errorf("%q in pod %s: %w: %s", argv, p.name, err, bytes.TrimSpace(exit.Stderr))
 	}
-	return strings.TrimSpace(stdout.String()), err
+	return strings.TrimSpace(string(out)), err
 }
+
+// process finds the first process of the pod's container, and the environment that the runtime gave it.
+func (p pod) process() (pid string, environ []string, err error) {
+	found, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		return "", nil, err
+	}
+	for _, path := range found {
+		dir := filepath.Dir(path)
+		data, environErr := os.ReadFile(path)
+		status, statusErr := os.ReadFile(filepath.Join(dir, "status"))
+		if environErr != nil || statusErr != nil {
+			continue // it ended meanwhile
+		}
+		environ := strings.Split(strings.TrimRight(string(data), "\x00"), "\x00")
+		// The kubelet names the host as the pod. The container's processes have a PID namespace of their own.
+		if slices.Contains(environ, "HOSTNAME="+p.name) && firstInNamespace.Match(status) {
+			return filepath.Base(dir), environ, nil
+		}
+	}
+	return "", nil, fmt.Errorf("pod %s has no process on the node", p.name)
+}
+
+var firstInNamespace = regexp.MustCompile(`(?m)^NSpid:\t\d+\t1$`)
 
 // devices are the PCI addresses of the pod's VFs, as its environment has them.
 func (p pod) devices(t *testing.T) []string {
@@ -216,7 +240,7 @@ func (p pod) events(ctx context.Context) []string {
 // pings reports whether the pod reaches addr through its link.
 func (p pod) pings(ctx context.Context, link, addr string) error {
 	_, err := p.exec(ctx, "ping", "-c", "1", "-W", "3", "-I", link, addr)
-	if _, ok := errors.AsType[exec.CodeExitError](err); err != nil && !ok {
+	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
 		return err
 	}
 	if err != nil {
