@@ -92,8 +92,12 @@ they attached. Delete or drain those pods; --wait waits for the last one.`,
 		Args:      pluginArgs,
 		ValidArgs: slices.Sorted(maps.Keys(install.Plugins)),
 		RunE: func(cmd *cobra.Command, names []string) error {
+			n, err := o.find(cmd) // of now: the configuration says where the journals are, and goes
+			if err != nil && !force {
+				return err
+			}
 			if !force {
-				if err := o.detached(cmd, wait); err != nil {
+				if err := detached(cmd, n, wait); err != nil {
 					return err
 				}
 			}
@@ -104,7 +108,7 @@ they attached. Delete or drain those pods; --wait waits for the last one.`,
 				}
 				report(cmd, filepath.Join(confDir, install.Conf), outcome)
 				if !force {
-					if err := o.stillDetached(cmd); err != nil {
+					if err := stillDetached(n); err != nil {
 						return err
 					}
 				}
@@ -130,11 +134,7 @@ they attached. Delete or drain those pods; --wait waits for the last one.`,
 }
 
 // detached returns when nothing on the node is attached by our plugins any more; its error says what is.
-func (o *options) detached(cmd *cobra.Command, wait time.Duration) error {
-	n, err := o.find(cmd)
-	if err != nil {
-		return err
-	}
+func detached(cmd *cobra.Command, n *operator.Node, wait time.Duration) error {
 	said := ""
 	for until := time.Now().Add(wait); ; {
 		left, err := n.Attached()
@@ -159,11 +159,7 @@ func (o *options) detached(cmd *cobra.Command, wait time.Duration) error {
 
 // stillDetached looks again once the runtime does not call meta-cni for new pods any more: one that was starting may have got
 // something since detached looked.
-func (o *options) stillDetached(cmd *cobra.Command) error {
-	n, err := o.find(cmd)
-	if err != nil {
-		return err
-	}
+func stillDetached(n *operator.Node) error {
 	left, err := n.Attached()
 	if err != nil || len(left) == 0 {
 		return err

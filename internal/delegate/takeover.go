@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
@@ -102,14 +104,27 @@ func (r *Runner) isDeadOfMultus(containerID string) bool {
 			continue
 		}
 		known = true
-		if ns, err := netns.Open(d.Netns); err == nil || !errors.Is(err, netns.ErrGone) {
-			if err == nil {
-				_ = ns.Close()
-			}
+		if !isGone(d.Netns) {
 			return false
 		}
 	}
 	return err == nil && known
+}
+
+// isGone reports whether no namespace is at path any more, as the runtime's mounts are seen here.
+func isGone(path string) bool {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true
+	case err != nil || !info.Mode().IsRegular(): // to open a pipe would wait for ever
+		return false
+	}
+	ns, err := netns.Open(path)
+	if err == nil {
+		_ = ns.Close()
+	}
+	return errors.Is(err, netns.ErrGone)
 }
 
 // defaultIfName is what every runtime of Kubernetes calls a pod's first interface.

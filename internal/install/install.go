@@ -15,12 +15,14 @@ import (
 	"bytes"
 	"context"
 	"debug/buildinfo"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -176,6 +178,9 @@ func (d Folder) uninstall(name string) (Outcome, error) {
 		return "", err
 	}
 	if !ours && !missing {
+		if _, err := os.Lstat(d.saved(name)); err == nil && !isProgram(dest) {
+			return "", fmt.Errorf("%s is no program, or a part of one: it may be all that is left of another project's. Put that in place again, or %s, which was there before; then try again", dest, d.saved(name))
+		}
 		if err := os.Remove(d.saved(name)); err != nil {
 			return LeftAlone, ignoreMissing(err)
 		}
@@ -275,6 +280,28 @@ func isOurs(path string) (bool, error) {
 	// An error of ReadFile only says what kind of file it is not.
 	bi, err := buildinfo.ReadFile(path)
 	return err == nil && bi.Main.Path == Module, nil
+}
+
+// isProgram reports whether the file at path can be run: whole, if it says how long it is.
+func isProgram(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var start [2]byte
+	if _, err := f.ReadAt(start[:], 0); err == nil && string(start[:]) == "#!" {
+		return true
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	program, err := elf.NewFile(f)
+	if err != nil {
+		return false
+	}
+	return !slices.ContainsFunc(program.Progs, func(p *elf.Prog) bool { return int64(p.Off+p.Filesz) > info.Size() })
 }
 
 // identical reports whether b is what a copy of a would be.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -154,6 +155,26 @@ func TestInstallAndUninstall(t *testing.T) {
 				t.Error("the plugin is another file than expected")
 			}
 		})
+	}
+}
+
+// What somebody has half copied over ours is not worth what was there before.
+func TestUninstallKeepsTheOnlyWholePlugin(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := read(t, self)
+	for name, half := range map[string]string{"half a program": program[:len(program)/2], "nothing": "", "a text": "sriov\n"} {
+		dir := Folder(t.TempDir())
+		write(t, dir.plugin("sriov"), half)
+		write(t, dir.saved("sriov"), foreign)
+		if outcome, err := dir.Uninstall(t.Context(), "sriov"); err == nil || !strings.Contains(err.Error(), dir.saved("sriov")) {
+			t.Errorf("%s: %v, %v", name, outcome, err)
+		}
+		if read(t, dir.saved("sriov")) != foreign {
+			t.Errorf("%s: what was there before is another file", name)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/viaduct-sriov/viaduct/internal/delegate"
@@ -100,6 +101,9 @@ func (n *Node) GC(ctx context.Context, dryRun bool) ([]Collected, error) {
 	if n.captured() {
 		return nil, ErrCaptured
 	}
+	if err := inNodesMounts(); err != nil {
+		return nil, err
+	}
 	sandboxes, err1 := n.gcSandboxes(ctx, dryRun)
 	vfs, err2 := n.gcVFs(ctx, dryRun)
 	all := append(sandboxes, vfs...)
@@ -110,6 +114,27 @@ func (n *Node) GC(ctx context.Context, dryRun bool) ([]Collected, error) {
 		}
 	}
 	return all, errors.Join(errs...)
+}
+
+// ErrElsewhere means that the runtime's network namespaces cannot be seen: those of living pods would count as gone.
+var ErrElsewhere = errors.New("not in the node's own mount namespace, where the pods' network namespaces are")
+
+// inNodesMounts makes sure that we see what the runtime mounts. A chroot into the node's root, such as a debugging container's,
+// does not: what was mounted there since is a plain file.
+func inNodesMounts() error {
+	return sameFile("/proc/self/ns/mnt", "/proc/1/ns/mnt")
+}
+
+func sameFile(ours, nodes string) error {
+	a, err1 := os.Stat(ours)
+	b, err2 := os.Stat(nodes)
+	if err := errors.Join(err1, err2); err != nil {
+		return fmt.Errorf("%w, as far as can be seen: %w", ErrElsewhere, err)
+	}
+	if !os.SameFile(a, b) {
+		return fmt.Errorf("%w: nsenter --target 1 --mount -- /opt/cni/bin/vfctl gc", ErrElsewhere)
+	}
+	return nil
 }
 
 func (n *Node) gcSandboxes(ctx context.Context, dryRun bool) ([]Collected, error) {

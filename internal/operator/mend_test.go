@@ -45,6 +45,18 @@ func TestMayBeHeld(t *testing.T) {
 	}
 }
 
+// In another mount namespace every pod would look dead.
+func TestGCSeesTheRuntimesMounts(t *testing.T) {
+	if err := sameFile("/proc/self/ns/mnt", "/proc/self/ns/mnt"); err != nil {
+		t.Error(err)
+	}
+	for _, other := range []string{"/proc/self/ns/net", "/proc/self/ns/none"} {
+		if err := sameFile("/proc/self/ns/mnt", other); !errors.Is(err, ErrElsewhere) {
+			t.Errorf("%s: %v", other, err)
+		}
+	}
+}
+
 // A VF that somebody uses is nothing that gc could not do.
 func TestGCLeavesTheLiving(t *testing.T) {
 	tree := pcitest.New(t)

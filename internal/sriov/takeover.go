@@ -67,7 +67,7 @@ func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
 		return nil, coded(types.ErrIOFailure, err)
 	}
 	r.Baseline.Settings = settingsOf(now.Before).Of(r.Wanted)
-	if now.Before.HostIFName != "" {
+	if now.Before.HostIFName != "" && d.hasNetdev() { // a driver that somebody has given it since is left alone
 		if r.Baseline.Netdev, err = d.netdevOf(ctx, now, at); err != nil {
 			return nil, err
 		}

@@ -68,10 +68,7 @@ func (s SRIOV) VF(address string) (now *Attachment, older []*Attachment, err err
 	}
 	where, err := s.where(address)
 	if err != nil && !errors.Is(err, ErrNotExist) {
-		return nil, nil, err
-	}
-	if where == nil {
-		where = &Attachment{}
+		return where, nil, err
 	}
 	switch {
 	case len(all) == 0 && where.Netns == "":
@@ -92,17 +89,15 @@ func (s SRIOV) VF(address string) (now *Attachment, older []*Attachment, err err
 	return now, all[1:], nil
 }
 
-// where reads the namespace that has the VF, and since when.
+// where reads the namespace that has the VF, and since when: as much of it as can be read, with the error.
 func (s SRIOV) where(address string) (*Attachment, error) {
+	a := &Attachment{}
+	if info, err := os.Lstat(s.pci(address)); err == nil {
+		a.Saved = info.ModTime()
+	}
 	text, err := read(s.pci(address))
-	if err != nil {
-		return nil, err
-	}
-	info, err := os.Lstat(s.pci(address))
-	if err != nil {
-		return nil, fmt.Errorf("read saved state: %w", err)
-	}
-	return &Attachment{Netns: strings.TrimSpace(string(text)), Saved: info.ModTime()}, nil
+	a.Netns = strings.TrimSpace(string(text))
+	return a, err
 }
 
 // Device is the PCI address of the attachment's VF; empty if there is no such attachment.
@@ -164,9 +159,15 @@ func (s SRIOV) SetAside(address string) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	files := map[string]string{s.pci(address): address}
+	files := map[string]string{}
+	if _, err := os.Lstat(s.pci(address)); err == nil {
+		files[s.pci(address)] = address
+	}
 	for _, a := range all {
 		files[a.path] = address + "-" + filepath.Base(a.path)
+	}
+	if len(files) == 0 {
+		return "", fmt.Errorf("%w of VF %s", ErrNotExist, address)
 	}
 	dir := filepath.Join(string(s), "viaduct-corrupt")
 	if err := os.MkdirAll(dir, 0o700); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -267,9 +268,9 @@ func (s *VFState) check() error {
 	return errors.Join(errs...)
 }
 
-// notInNames is what the kernel takes in no interface's name.
+// notInNames is what the kernel takes in no interface's name, or, as with "eth%d", makes another one of.
 func notInNames(r rune) bool {
-	return r == '/' || r == ':' || r <= ' ' || r == 0x7f || r == utf8.RuneError
+	return r == '/' || r == ':' || r == '%' || r <= ' ' || r == 0x7f || r == utf8.RuneError
 }
 
 // isMAC reports whether s is empty or an address that one interface can have.

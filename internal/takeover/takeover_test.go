@@ -162,6 +162,44 @@ func TestVFOfSRIOVCNIWithoutAnOwner(t *testing.T) {
 	}
 }
 
+// What is no plain file says nothing of where the VF is, and is set aside like any other.
+func TestVFOfSRIOVCNIWithoutAFile(t *testing.T) {
+	for name, put := range map[string]func(path string) error{
+		"a folder": func(path string) error { return os.Mkdir(path, 0o755) },
+		"a link":   func(path string) error { return os.Symlink("/proc/self/ns/net", path) },
+		"a pipe":   func(path string) error { return unix.Mkfifo(path, 0o600) },
+	} {
+		for _, address := range []string{takeovertest.VF1, "0000:02:10.6"} { // with an owner's file, and without
+			_, sriov := folders(takeovertest.Node(t, nil))
+			path := filepath.Join(string(sriov), "pci", address)
+			if err := errors.Join(os.RemoveAll(path), put(path)); err != nil {
+				t.Fatal(err)
+			}
+			now, older, err := sriov.VF(address)
+			if !errors.Is(err, takeover.ErrCorrupt) || now == nil || now.Netns != "" || now.Saved.IsZero() || older != nil {
+				t.Errorf("%s for %s: %+v, %+v, %v", name, address, now, older, err)
+			}
+			if _, err := sriov.SetAside(address); err != nil {
+				t.Error(err)
+			}
+			if now, _, err := sriov.VF(address); !errors.Is(err, takeover.ErrNotExist) {
+				t.Errorf("%s for %s, set aside: %+v, %v", name, address, now, err)
+			}
+		}
+	}
+}
+
+// On a node that never had sriov-cni, nothing is made for its sake.
+func TestSetAsideOfNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sriov")
+	if _, err := takeover.SRIOV(dir).SetAside(takeovertest.VF1); !errors.Is(err, takeover.ErrNotExist) {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its folder: %v", err)
+	}
+}
+
 // A version before 2.7, or an ADD that was killed, has left the owner's file alone: where the VF is stands in libcni's cache.
 func TestVFOfSRIOVCNIWithoutItsAddress(t *testing.T) {
 	root := takeovertest.Node(t, nil)
@@ -217,6 +255,7 @@ func TestVFOfSRIOVCNIThatCannotBe(t *testing.T) {
 		"a path for a name":       {`"eth8"`, `"../../etc"`},
 		"a name too long":         {`"eth8"`, `"0123456789abcdef"`},
 		"a name with a blank":     {`"eth8"`, `"eth 8"`},
+		"a name to be filled in":  {`"eth8"`, `"eth%d"`},
 		"no MAC":                  {`"d6:8e:da:e3:ab:63"`, `"d6:8e"`},
 		"a group's MAC":           {`"d6:8e:da:e3:ab:63"`, `"01:00:5e:00:00:01"`},
 		"a group's MAC on the PF": {`"00:00:00:00:00:00"`, `"01:00:5e:00:00:01"`},
