@@ -170,8 +170,7 @@ func TestNodeIsFollowed(t *testing.T) {
 	before := n.kubelet.Count(resource)
 	netdev := waitForNetdev(t, v0.Address)
 	ip(t, "netns", "add", "pod")
-	ip(t, "link", "set", netdev, "netns", "pod")
-	waitForLook(t, n)
+	waitForLook(t, n, func() { ip(t, "link", "set", netdev, "netns", "pod") })
 	n.sees("VF moved into a pod", healthy)
 	ip(t, "netns", "exec", "pod", "ip", "link", "set", netdev, "netns", "1")
 	ip(t, "netns", "del", "pod")
@@ -226,7 +225,7 @@ func TestUplinkStaysTheNodes(t *testing.T) {
 			n.sees("a VF with a default route", map[string]string{v1.Address.String(): "Healthy"})
 			ip(t, "link", "set", netdev, "down") // takes the route along
 			// That alone is an event about links, which counts as no look at the device: make one that does.
-			waitForLookAfter(t, n, func() { write(t, "/sys/class/net/"+netdev+"/uevent", "change") })
+			waitForLook(t, n, func() { write(t, "/sys/class/net/"+netdev+"/uevent", "change") })
 			n.sees("a VF that had one", map[string]string{v1.Address.String(): "Healthy"})
 		})
 	}
@@ -264,13 +263,9 @@ func waitForNetdev(t *testing.T, a pci.Address) (name string) {
 	return name
 }
 
-// waitForLook waits until the program has looked at the devices once more.
-func waitForLook(t *testing.T, n *testNode) {
-	t.Helper()
-	waitForLookAfter(t, n, func() {})
-}
-
-func waitForLookAfter(t *testing.T, n *testNode, do func()) {
+// waitForLook waits until the program has looked at the devices once more than before do, which must be an event: the next
+// look without one is minutes away.
+func waitForLook(t *testing.T, n *testNode, do func()) {
 	t.Helper()
 	scans := func() string {
 		var lines []string
