@@ -231,6 +231,6 @@ func (c *stream) clear(ctx context.Context) error {
 }
 
 func (c *stream) summary() string {
-	return fmt.Sprintf("%d pods came and went, of which %d were delayed and %d refused and replaced; without a fault they take up to %s",
-		c.ran.Load(), c.delayed.Load(), c.refused.Load(), seconds(c.normal))
+	return fmt.Sprintf("%d pods came and ran, %d others were refused and made again; %d of all were delayed; without a fault they take up to %s",
+		c.ran.Load(), c.refused.Load(), c.delayed.Load(), seconds(c.normal))
 }
