@@ -216,7 +216,8 @@ func TestMachine(t *testing.T) {
 			t.Errorf("cgroup controller %s is not among %s", c, controllers)
 		}
 	}
-	if got := attr(t, "/proc/sys/kernel/tainted"); got != "0" {
+	const outOfSpec = "4" // the emulated CPU's features are cleared by hand: clearcpuid
+	if got := attr(t, "/proc/sys/kernel/tainted"); got != "0" && got != outOfSpec {
 		t.Errorf("the kernel is tainted: %s", got)
 	}
 	run(t, "ping", "-c1", "-W5", "127.0.0.1")
