@@ -9,7 +9,7 @@ import (
 )
 
 // TestFaults makes pods that cannot get what they name. Each must learn why from an event, must not run with fewer networks
-// than it asked for, and must leave nothing. What is said of all the other faults, internal/agent and cmd/meta-cni test.
+// than it asked for, and must leave nothing.
 func TestFaults(t *testing.T) {
 	tests := []struct {
 		name string
@@ -22,9 +22,19 @@ func TestFaults(t *testing.T) {
 			says: []string{"e2e/nowhere"},
 		},
 		{
+			name: "network with broken JSON",
+			pod:  pod{name: "broken-network", networks: "broken", vfs: 1},
+			says: []string{"e2e/broken"},
+		},
+		{
 			name: "annotation with broken JSON",
 			pod:  pod{name: "broken-annotation", networks: `[{"name": "vlan100"`, vfs: 1},
 			says: []string{networksAnnotation},
+		},
+		{
+			name: "network without its resource",
+			pod:  pod{name: "no-resource", networks: "vlan100"},
+			says: []string{"e2e/vlan100", resource},
 		},
 		{
 			name: "fault after a good network",
