@@ -95,8 +95,8 @@ type Collected struct {
 }
 
 // GC tears down what has no owner any more: first the sandboxes, on record or attached by Multus, whose network namespace is
-// gone, by the plugins of their networks, then the VFs on record that are still not back, and records that mean nothing. With dryRun it only says which.
-// The error says that something is left.
+// gone, by the plugins of their networks, then the VFs on record that are still not back, and records that mean nothing. With
+// dryRun it only says which. The error says that something is left; ErrElsewhere, that nothing was looked at.
 func (n *Node) GC(ctx context.Context, dryRun bool) ([]Collected, error) {
 	if n.captured() {
 		return nil, ErrCaptured
@@ -150,18 +150,10 @@ func (n *Node) gcSandboxes(ctx context.Context, dryRun bool) ([]Collected, error
 		case s.Err != nil:
 			c.Error = s.Err.Error() + "; its container's DEL sets it aside"
 		case dryRun:
-			c.Owner, c.Outcome = podOf(s.Record), "its network namespace is gone: would be torn down"
+			c.Owner, c.Outcome = podOf(s.Record), wouldTearDown
 		default:
 			c.Owner = podOf(s.Record)
-			gone, failed := runner.CollectDead(ctx, s.Key)
-			switch {
-			case failed != nil:
-				c.Error = failed.Error()
-			case gone:
-				c.Outcome = "torn down"
-			default:
-				c.Outcome = "left alone: another call works on it"
-			}
+			c.tornDown(runner.CollectDead(ctx, s.Key))
 		}
 		all = append(all, c)
 	}
@@ -169,21 +161,29 @@ func (n *Node) gcSandboxes(ctx context.Context, dryRun bool) ([]Collected, error
 	return append(all, theirs...), errors.Join(err, err2)
 }
 
+const wouldTearDown = "its network namespace is gone: would be torn down"
+
+// tornDown notes what came of tearing a sandbox down.
+func (c *Collected) tornDown(gone bool, failed error) {
+	switch {
+	case failed != nil:
+		c.Error = failed.Error()
+	case gone:
+		c.Outcome = "torn down"
+	default:
+		c.Outcome = "left alone: another call works on it"
+	}
+}
+
 // gcOfMultus tears down what Multus attached and nobody deleted.
 func (n *Node) gcOfMultus(ctx context.Context, runner *delegate.Runner, dryRun bool) (all []Collected, err error) {
 	dead, err := runner.DeadOfMultus()
 	for _, id := range dead {
-		c := Collected{Kind: "sandbox", Name: id, Owner: "attached by Multus", Outcome: "its network namespace is gone: would be torn down"}
-		if !dryRun {
-			gone, failed := runner.CollectOfMultus(ctx, id)
-			switch {
-			case failed != nil:
-				c.Outcome, c.Error = "", failed.Error()
-			case gone:
-				c.Outcome = "torn down"
-			default:
-				c.Outcome = "left alone: another call works on it"
-			}
+		c := Collected{Kind: "sandbox", Name: id, Owner: "attached by Multus"}
+		if dryRun {
+			c.Outcome = wouldTearDown
+		} else {
+			c.tornDown(runner.CollectOfMultus(ctx, id))
 		}
 		all = append(all, c)
 	}

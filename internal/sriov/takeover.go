@@ -86,11 +86,12 @@ func (d *device) placeOf(path string) (Place, error) {
 	if _, home := d.atHome(); home {
 		return Place{}, nil
 	}
+	saved := d.foreign(path)
 	if !d.hasNetdev() { // nobody can see who uses it
-		return d.foreign(path), nil
+		return saved, nil
 	}
-	if isIn, _ := d.isIn(d.foreign(path).Path); isIn {
-		return d.foreign(path), nil
+	if isIn, _ := d.isIn(saved.Path); isIn {
+		return saved, nil
 	}
 	found, err := d.whereabouts()
 	if found == "" && err != nil {
