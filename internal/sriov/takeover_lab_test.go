@@ -245,3 +245,30 @@ func TestTakeoverWithVFIO(t *testing.T) {
 		})
 	}
 }
+
+// A VF whose interface sriov-cni saved, and that somebody has given to vfio-pci since its pod died, keeps that driver, and is
+// the next pod's.
+func TestTakeoverLeavesTheDriver(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[2]
+	n.giveToVFIO(d)
+	before := n.state(d)
+	data, err := os.ReadFile(filepath.Join(takeovertest.Node(t, nil), theirs, takeovertest.ContainerID+"-net1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, next := n.newPod(), n.newPod()
+	p.id = strings.ReplaceAll(p.id, "-", "")
+	saved := strings.Replace(before.savedAs(t, d, string(data)), `"HostIFName":""`, `"HostIFName":"eth8"`, 1)
+	if !strings.Contains(saved, `"HostIFName":"eth8"`) {
+		t.Fatalf("no interface is saved: %s", saved)
+	}
+	n.write(filepath.Join(theirs, p.id+"-net1"), saved)
+	n.write(filepath.Join(theirs, "pci", d.Address.String()), p.path())
+	p.kill()
+	next.call("ADD", next.conf(d, nil)).must(t)
+	next.call("DEL", next.conf(d, nil)).must(t)
+	if err := n.leftovers(d, before); err != nil {
+		t.Error(err)
+	}
+}
