@@ -162,6 +162,18 @@ func TestTakeover(t *testing.T) {
 		next.call("DEL", next.conf(d, nil)).must(t)
 		n.wantAsBefore(d, was)
 	})
+	// Or another pod's, while its own lives. The DEL of the VF's pod finds it all the same, by where it is.
+	t.Run("its path leads to another pod", func(t *testing.T) {
+		n.T = t
+		p, other := n.newPod(), n.newPod()
+		was := p.attachedBySRIOVCNI(d)
+		n.write(filepath.Join(theirs, "pci", d.Address.String()), other.path())
+		_, err := other.call("ADD", other.conf(d, nil)).run(t)
+		wantCode(t, err, 11, p.id, p.path())
+		other.call("DEL", other.conf(d, nil)).must(t)
+		p.call("DEL", p.conf(d, nil)).must(t)
+		n.wantAsBefore(d, was)
+	})
 	// As versions before 2.7 do, and one that is killed before it comes to it.
 	t.Run("it has not saved where the VF is", func(t *testing.T) {
 		n.T = t
