@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -27,8 +29,8 @@ func ReadResult(data []byte, otherwise string) (types.Result, error) {
 			return nil, fmt.Errorf("result: key cniVersion: %w", err)
 		}
 	}
-	for _, key := range []string{"interfaces", "ips", "routes"} {
-		if err := noNull(key, raw[key]); err != nil {
+	for key, list := range raw {
+		if err := noNull(key, list); err != nil {
 			return nil, err
 		}
 	}
@@ -51,8 +53,9 @@ func ReadResult(data []byte, otherwise string) (types.Result, error) {
 	return result, nil
 }
 
+// noNull asks by the key as the JSON decoder of the library does, to which "Routes" is "routes".
 func noNull(key string, list json.RawMessage) error {
-	if list == nil {
+	if !slices.ContainsFunc([]string{"interfaces", "ips", "routes"}, func(k string) bool { return strings.EqualFold(k, key) }) {
 		return nil
 	}
 	var elements []json.RawMessage
