@@ -194,11 +194,11 @@ func TestStandardRuntimeConfigGoesToItsPlugins(t *testing.T) {
 		definitions[network.Reference{Namespace: "shop", Name: name}] = network.ParseDefinition("shop", name, "intel.com/sriov", config)
 	}
 	wants, err := network.ParseAnnotations(pod, map[string]string{
-		network.DefaultNetworkAnnotation: `[{"name":"first","namespace":"shop","mac":"02:00:00:00:00:0a","bandwidth":{"egressRate":1}}]`,
+		network.DefaultNetworkAnnotation: `[{"name":"first","namespace":"shop","mac":"02:00:00:00:00:0a","bandwidth":{"egressBurst":8,"egressRate":1}}]`,
 		network.NetworksAnnotation: `[
-			{"name":"all","ips":["192.0.2.7"],"mac":"02:00:00:00:00:0b","bandwidth":{"ingressRate":2},"portMappings":[{"hostPort":1,"containerPort":2}],
+			{"name":"all","ips":["192.0.2.7"],"mac":"02:00:00:00:00:0b","bandwidth":{"ingressBurst":8,"ingressRate":2},"portMappings":[{"hostPort":1,"containerPort":2}],
 				"infiniband-guid":"02:00:00:00:00:00:00:01","cni-args":{"mac":"x"}},
-			{"name":"some","bandwidth":{"egressRate":3}}]`,
+			{"name":"some","bandwidth":{"egressBurst":8,"egressRate":3}}]`,
 	}, network.DefaultNamespace)
 	if err != nil {
 		t.Fatal(err)
@@ -217,13 +217,13 @@ func TestStandardRuntimeConfigGoesToItsPlugins(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]string{ // by interface and plugin: device, runtimeConfig
-		"eth0 rec-a": `"0000:02:10.0" {"bandwidth":{"egressRate":1},"deviceID":"0000:02:10.0","mac":"02:00:00:00:00:0a"}`,
+		"eth0 rec-a": `"0000:02:10.0" {"bandwidth":{"egressBurst":8,"egressRate":1},"deviceID":"0000:02:10.0","mac":"02:00:00:00:00:0a"}`,
 		"eth0 rec-d": `"0000:02:10.0" `,
-		"net1 rec-b": `"0000:02:10.2" {"bandwidth":{"ingressRate":2},"deviceID":"0000:02:10.2","infinibandGUID":"02:00:00:00:00:00:00:01","ips":["192.0.2.7"],` +
+		"net1 rec-b": `"0000:02:10.2" {"bandwidth":{"ingressBurst":8,"ingressRate":2},"deviceID":"0000:02:10.2","infinibandGUID":"02:00:00:00:00:00:00:01","ips":["192.0.2.7"],` +
 			`"mac":"02:00:00:00:00:0b","portMappings":[{"hostPort":1,"containerPort":2,"protocol":"tcp"}]}`,
 		"net1 rec-c": `"0000:02:10.2" `,
 		"net1 rec-d": `"0000:02:10.2" {"mac":"02:00:00:00:00:0b"}`,
-		"net2 rec-b": `"0000:02:10.4" {"bandwidth":{"egressRate":3}}`,
+		"net2 rec-b": `"0000:02:10.4" {"bandwidth":{"egressBurst":8,"egressRate":3}}`,
 		"net2 rec-c": `"0000:02:10.4" {"deviceID":"0000:02:10.4"}`,
 	}
 	// Beside the runtimeConfig, a plugin reads what its author wrote, what CNI puts in, and these.

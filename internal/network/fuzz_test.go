@@ -42,7 +42,7 @@ const accommodating = `{"cniVersion":"1.0.0","type":"sriov","ipam":{"type":"stat
 func FuzzAnnotation(f *testing.F) {
 	for _, s := range []string{
 		"a,b/c@d", `[{"name":"a","ips":["192.0.2.1"],"default-route":[]}]`, `[{"name":"a","deviceID":"0000:02:10.0"},{"name":"a"}]`,
-		`[{"name":"a","cni-args":{"x":1},"portMappings":[{"hostPort":1,"containerPort":1}],"bandwidth":{"egressRate":1},"mac":"02:00:00:00:00:01"}]`,
+		`[{"name":"a","cni-args":{"x":1},"portMappings":[{"hostPort":1,"containerPort":1}],"bandwidth":{"egressRate":1,"egressBurst":1},"mac":"02:00:00:00:00:01"}]`,
 		`[{"name":"a","interface":"x\u0000","ipam-claim-reference":"c","infiniband-guid":"02:00:00:00:00:00:00:01","com.example.k":null}]`,
 		"[" + list(`{"name":"a","default-route":[]}`, MaxFaults+3) + "]", list("x/a", MaxFaults+2), list("-", MaxFaults+2), `[{"name":"a","namespace":"A","ips":[]}]`,
 	} {

@@ -214,8 +214,31 @@ func readBandwidth(s *Selection, raw json.RawMessage) *Error {
 		}
 		rates[key] = n
 	}
+	if err := checkBursts(rates); err != nil {
+		return err
+	}
 	if len(rates) > 0 {
 		s.setCapability("bandwidth", rates)
+	}
+	return nil
+}
+
+// checkBursts refuses what the reference plugin refuses. That says so at DEL as at ADD, and a pod that it has refused once would
+// never go.
+func checkBursts(rates map[string]int64) *Error {
+	const longest = 8*math.MaxUint32 - 1 // in bits; the kernel counts bytes in 32 bits
+	for _, way := range []string{"ingress", "egress"} {
+		rate, burst := way+"Rate", way+"Burst"
+		missing, there := burst, rate
+		if rates[rate] == 0 {
+			missing, there = rate, burst
+		}
+		switch {
+		case (rates[rate] == 0) != (rates[burst] == 0):
+			return problem(BadRate, "write both, in bits, or neither", "it is missing or 0, and %s is not", there).at(missing)
+		case rates[burst] > longest:
+			return problem(BadRate, fmt.Sprintf("write %d bits at most", int64(longest)), "%d is too large for a burst", rates[burst]).at(burst)
+		}
 	}
 	return nil
 }

@@ -169,7 +169,7 @@ func TestCapabilities(t *testing.T) {
 	}
 	for key, value := range map[string]string{
 		"ips": `["192.0.2.1"]`, "mac": `"02:00:00:00:00:01"`, "portMappings": `[{"hostPort":1,"containerPort":2}]`,
-		"bandwidth": `{"egressRate":1}`, "infiniband-guid": `"02:00:00:00:00:00:00:01"`,
+		"bandwidth": `{"egressRate":1,"egressBurst":1}`, "infiniband-guid": `"02:00:00:00:00:00:00:01"`,
 	} {
 		t.Run(key+" undeclared", func(t *testing.T) {
 			def := ParseDefinition("shop", "a", "", `{"cniVersion":"1.0.0","plugins":[{"type":"x","capabilities":{"`+key+`":false}},{"type":"y"}]}`)

@@ -155,6 +155,20 @@ func TestStandardBandwidth(t *testing.T) {
 	wantCapability(t, `"bandwidth":{"ingressRate":1000000,"ingressBurst":8000,"egressRate":2000000,"egressBurst":9000}`, "bandwidth",
 		`{"egressBurst":9000,"egressRate":2000000,"ingressBurst":8000,"ingressRate":1000000}`)
 	wantReasons(t, "bandwidth", map[string]Reason{`1`: WrongType, `{"ingressRate":"1M"}`: WrongType, `{"egressRate":-1}`: BadRate, `{"rate":1}`: UnknownKey, `{"egressRate":1.5}`: WrongType})
+	// The largest burst, and none at all.
+	for _, rates := range []string{`{"ingressBurst":34359738359,"ingressRate":1}`, `{"egressBurst":0,"egressRate":0,"ingressBurst":1,"ingressRate":1}`} {
+		wantCapability(t, `"bandwidth":`+rates, "bandwidth", rates)
+	}
+	// What the reference plugin refuses, at DEL as at ADD.
+	for rates, key := range map[string]string{
+		`{"ingressRate":1000000}`: "ingressBurst", `{"egressRate":1,"egressBurst":0}`: "egressBurst", `{"ingressBurst":8000}`: "ingressRate",
+		`{"egressBurst":1,"egressRate":null}`: "egressRate", `{"ingressRate":1,"ingressBurst":1,"egressRate":1}`: "egressBurst",
+		`{"ingressRate":1,"egressBurst":1}`: "ingressBurst", `{"egressRate":1,"egressBurst":34359738360}`: "egressBurst",
+	} {
+		err := refused(t, `"bandwidth":`+rates, takesAll)
+		wantReason(t, err, BadRate)
+		wantRefusal(t, err, "network shop/a, key "+NetworksAnnotation+"[0].bandwidth."+key+":")
+	}
 }
 
 func TestStandardDefaultRoute(t *testing.T) {
@@ -245,7 +259,7 @@ func TestStandardVersion(t *testing.T) {
 func TestStandardCapabilitiesAreChecked(t *testing.T) {
 	for key, value := range map[string]string{
 		"ips": `["192.0.2.1"]`, "mac": `"02:00:00:00:00:01"`, "portMappings": `[{"hostPort":1,"containerPort":2}]`,
-		"bandwidth": `{"egressRate":1}`, "infiniband-guid": `"02:00:00:00:00:00:00:01"`,
+		"bandwidth": `{"egressRate":1,"egressBurst":1}`, "infiniband-guid": `"02:00:00:00:00:00:00:01"`,
 	} {
 		element := fmt.Sprintf("%q:%s", key, value)
 		attached(t, element, `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"y","capabilities":{"`+strings.ReplaceAll(key, "infiniband-guid", "infinibandGUID")+`":true}}]}`)
