@@ -119,9 +119,20 @@ func (d Folder) Install(ctx context.Context, name, source string) (Outcome, erro
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("install %s into %s: %w", name, d, err)
+		return "", fmt.Errorf("install %s into %s: %w", name, d, Denied(string(d), err))
 	}
 	return outcome, nil
+}
+
+// Denied says what to do if err is that the folder dir may not be written. Our containers are root without a capability: that
+// root may write where any other user with its id may, and no more.
+func Denied(dir string, err error) error {
+	var info unix.Stat_t
+	if !errors.Is(err, fs.ErrPermission) || unix.Stat(dir, &info) != nil {
+		return err
+	}
+	return fmt.Errorf("%w; the folder is of user %d, with mode %04o: on the node give it to root, or deploy with conf/overlays/dac-override (Helm: dacOverride=true); if it is root's, see conf/overlays/selinux",
+		err, info.Uid, info.Mode&0o7777)
 }
 
 func (d Folder) install(name, source string) (Outcome, error) {

@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // The test binary is itself a program of this project, so copies of it serve as plugins. With this set, one only
@@ -314,5 +316,30 @@ func TestWaitsForAnotherInstall(t *testing.T) {
 	}
 	if left := list(t, dir); left != nil {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// Our containers are root without a capability. A folder that is another user's, or that nobody may write, is then closed to them,
+// and the error says what to do.
+func TestSaysWhatToDoAboutAForeignFolder(t *testing.T) {
+	dir, source := Folder(t.TempDir()), ours(t, "")
+	want := fmt.Sprintf("permission denied; the folder is of user %d, with mode 0555: on the node give it to root, or deploy with conf/overlays/dac-override", os.Geteuid())
+	if os.Geteuid() == 0 {
+		if err := os.Chown(string(dir), 997, 0); err != nil {
+			t.Fatal(err)
+		}
+		want = strings.Replace(want, "user 0", "user 997", 1)
+	}
+	if err := os.Chmod(string(dir), 0o555); err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread() // to the test's end: a thread without capabilities is good for nothing else
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dir.Install(t.Context(), "sriov", source); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }

@@ -64,6 +64,7 @@ func TestChartEqualsKustomize(t *testing.T) {
 		"overlays/var-lib-cni":   {"nodePaths": values{"cniBin": "/var/lib/cni/bin"}},
 		"overlays/k0s":           {"nodePaths": values{"kubelet": "/var/lib/k0s/kubelet"}},
 		"overlays/selinux":       {"seLinuxType": "spc_t"},
+		"overlays/dac-override":  {"dacOverride": true},
 		"overlays/k3s": {"nodePaths": values{
 			"cniBin": "/var/lib/rancher/k3s/data/cni", "cniConf": "/var/lib/rancher/k3s/agent/etc/cni",
 		}},

@@ -10,6 +10,14 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/* Of a container that writes into the CNI folders. */}}
+{{- define "viaduct.writer" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]{{ if .Values.dacOverride }}, add: [DAC_OVERRIDE]{{ end }}}
+{{- end }}
+
 {{- define "viaduct.labels" -}}
 {app.kubernetes.io/name: {{ . }}, app.kubernetes.io/part-of: viaduct}
 {{- end }}

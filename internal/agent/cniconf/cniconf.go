@@ -131,6 +131,7 @@ func Render(d Default, o Options) ([]byte, error) {
 
 // write puts our file in place by rename, within the folder: runtimes see a rename, and never half a file.
 func write(dir string, data []byte) (err error) {
+	defer func() { err = install.Denied(dir, err) }()
 	temp := filepath.Join(dir, tempName)
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("write the CNI configuration: %w", err)

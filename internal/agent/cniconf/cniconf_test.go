@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -429,5 +432,22 @@ func TestPluginPutOverOursThatWasFirst(t *testing.T) {
 		if got := k.Overwritten(); !slices.Equal(got, step.want) {
 			t.Errorf("overwritten: %v, want %v", got, step.want)
 		}
+	}
+}
+
+// The agent is root without a capability: where the folder is another user's, or nobody may write it, the error says what to do.
+func TestSaysWhatToDoAboutAForeignFolder(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread() // to the test's end: a thread without capabilities is good for nothing else
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(dir, []byte("x")); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "deploy with conf/overlays/dac-override") {
+		t.Errorf("got %v", err)
 	}
 }
