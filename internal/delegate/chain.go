@@ -28,6 +28,7 @@ type Chain struct {
 // not fit a float64.
 type PluginConf struct {
 	Type         string
+	IPAM         string // the type of its IPAM plugin; empty if it names none in the usual way
 	Capabilities map[string]bool
 	raw          map[string]json.RawMessage
 }
@@ -98,6 +99,12 @@ func parsePlugin(data []byte) (PluginConf, error) {
 	// The type becomes a file name in CNI_PATH.
 	if p.Type == "" || p.Type == "." || p.Type == ".." || p.Type != filepath.Base(p.Type) || strings.ContainsRune(p.Type, 0) {
 		return p, invalid("key type: %q is not the name of a CNI plugin", p.Type)
+	}
+	var ipam struct {
+		Type string `json:"type"`
+	}
+	if raw, ok := p.raw["ipam"]; ok && json.Unmarshal(raw, &ipam) == nil { // what else may stand there is the plugin's to judge
+		p.IPAM = ipam.Type
 	}
 	return p, nil
 }
@@ -177,15 +184,7 @@ func (c *Chain) declares(capability string) bool {
 // takesIPArg reports whether addresses have to stand in CNI_ARGS, as IP=, where Multus writes them for every network. Whereabouts
 // reads them nowhere else. The others read runtimeConfig, and host-local fails if IP= has more than one.
 func (c *Chain) takesIPArg() bool {
-	for _, p := range c.Plugins {
-		var ipam struct {
-			Type string `json:"type"`
-		}
-		if raw, ok := p.raw["ipam"]; ok && json.Unmarshal(raw, &ipam) == nil && ipam.Type == "whereabouts" {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(c.Plugins, func(p PluginConf) bool { return p.IPAM == "whereabouts" })
 }
 
 // stdin is what one plugin reads: its own configuration with the list's name and version, the capability values that it

@@ -158,12 +158,18 @@ func startFree(ctx context.Context, path string, env []string) (*child, error) {
 	}
 }
 
-// findAll refuses a chain with a plugin that is not there, before any of it runs. Its DEL would fail as well, for ever, and
-// the pod would never go.
+// findAll refuses a chain with a program that is not there, before any of it runs: a plugin, or the IPAM plugin that one runs. Its
+// DEL would fail as well, for ever, and the pod would never go. What the node's own default network does with ipam is its own.
 func (r *Runner) findAll(rec *Record, a *Attached, chain *Chain) error {
 	for i, p := range chain.Plugins {
-		if _, err := r.find(p.Type); err != nil {
-			err.Pod, err.Network, err.Key = rec.Pod, a.Name, fmt.Sprintf("plugins[%d].type", i)
+		key := fmt.Sprintf("plugins[%d].type", i)
+		_, err := r.find(p.Type)
+		if err == nil && p.IPAM != "" && !a.nodesOwn() {
+			key = fmt.Sprintf("plugins[%d].ipam.type", i)
+			_, err = r.find(p.IPAM)
+		}
+		if err != nil {
+			err.Pod, err.Network, err.Key = rec.Pod, a.Name, key
 			return err
 		}
 	}

@@ -149,6 +149,7 @@ func TestMultusMACInArgs(t *testing.T) {
 // it, nor are the networks beside.
 func TestMultusIPInArgs(t *testing.T) {
 	n := newNode(t)
+	delegatetest.Install(t, filepath.SplitList(n.Path)[1], "whereabouts", "host-local")
 	def := func(name, plugin string) string { return string(n.chain(name, "1.0.0", plugin)) }
 	plan := n.attachments(asked(t, `[{"name":"a","ips":["192.0.2.7/24","2001:db8::7/64"]},{"name":"b","ips":["192.0.2.8","192.0.2.9"]},{"name":"a"}]`,
 		map[string]string{"a": def("a", `rec-b "ipam":{"type":"whereabouts"}`), "b": def("b", `rec-c "ipam":{"type":"host-local"}`)})...)
