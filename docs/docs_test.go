@@ -266,6 +266,7 @@ func TestLimitsPage(t *testing.T) {
 	for row, limit := range map[string]int{
 		"the annotation, a configuration": network.MaxAnnotation, "networks of a pod": network.MaxAttachments, "plugins in one network": network.MaxPlugins,
 		"all configurations": network.MaxPlan, "nesting of JSON": network.MaxDepth, "faults told": network.MaxFaults,
+		"`ips` of one network": network.MaxIPs, "gateways in `default-route`": network.MaxGateways, "`portMappings` of one network": network.MaxPortMappings,
 	} {
 		m := regexp.MustCompile(`(?m)^\| ` + row + `[^|]*\| (\d+)\D`).FindStringSubmatch(text)
 		if m == nil || m[1] != strconv.Itoa(limit) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -236,7 +237,7 @@ func checkVersions(list object) *Error {
 	raw, several := list["cniVersions"]
 	if several {
 		var err *Error
-		if offered, err = readStrings(raw, checkVersion); err != nil {
+		if offered, err = readStrings(raw, math.MaxInt, checkVersion); err != nil {
 			return err.at("cniVersions")
 		}
 	}

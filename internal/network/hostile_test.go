@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // spent is what f allocates, in bytes: a measure of its work that does not depend on the machine. What else the process does
@@ -44,6 +46,13 @@ func TestHostileInput(t *testing.T) {
 		}
 		return b.String()
 	}
+	routers := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `"10.%d.%d.1",`, i/256, i%256)
+		}
+		return strings.TrimSuffix(b.String(), ",")
+	}
 	big := strings.Repeat("a", 10<<20)
 	fill := MaxConfig - 100
 	tests := map[string]struct {
@@ -72,7 +81,13 @@ func TestHostileInput(t *testing.T) {
 		"a deep configuration":             {networks: "a", config: `{"type":"x","a":` + nested(`{"a":`, "1", "}", fill/8) + `}`, reason: TooDeep},
 		"brackets in a string":             {networks: `[{"name":"` + strings.Repeat("[{\\\"", 500) + `"}]`, reason: BadName},
 		"thousands of plugins":             {networks: "a", config: `{"plugins":[` + list(`{"type":"x"}`, 15_000) + `]}`, reason: TooMany},
-		"thousands of addresses, one bad":  {networks: `[{"name":"a","ips":[` + list(`"192.0.2.1"`, 15_000) + `,"x"]}]`, reason: BadIP},
+		"many addresses, one bad":          {networks: `[{"name":"a","ips":[` + list(`"192.0.2.1"`, MaxIPs-1) + `,"x"]}]`, reason: BadIP},
+		"an address too many":              {networks: `[{"name":"a","ips":[` + list(`"192.0.2.1"`, MaxIPs+1) + `]}]`, reason: TooMany},
+		"thousands of addresses":           {networks: `[{"name":"a","ips":[` + list(`"192.0.2.1"`, 15_000) + `]}]`, reason: TooMany},
+		"a gateway too many":               {networks: `[{"name":"a","default-route":[` + list(`"192.0.2.1"`, MaxGateways+1) + `]}]`, reason: TooMany},
+		"thousands of gateways":            {networks: `[{"name":"a","default-route":[` + routers(15_000) + `]}]`, reason: TooMany},
+		"a port mapping too many":          {networks: `[{"name":"a","portMappings":[` + list(`{"hostPort":1,"containerPort":1}`, MaxPortMappings+1) + `]}]`, reason: TooMany},
+		"thousands of port mappings":       {networks: `[{"name":"a","portMappings":[` + list(`{"hostPort":1,"containerPort":1}`, 7_000) + `]}]`, reason: TooMany},
 		"a list of itself":                 {networks: "a", config: `{"plugins":[` + nested(`{"plugins":[`, `{"type":"x"}`, "]}", 20) + `]}`, reason: MissingKey},
 		"a list of lists, each of a type":  {networks: "a", config: `{"plugins":[{"type":"meta-cni","plugins":[{"type":"meta-cni"}]}]}`, reason: SelfDelegation},
 		"a delegate to itself":             {networks: "a", config: `{"plugins":[{"type":"bridge"},{"type":"meta-cni"}]}`, reason: SelfDelegation},
@@ -165,6 +180,24 @@ func TestHostileInputIsNotKept(t *testing.T) {
 	for _, d := range kept {
 		if d.Err == nil {
 			t.Fatal("it was to be refused")
+		}
+	}
+}
+
+// As many of each as can be asked for.
+func TestLongestLists(t *testing.T) {
+	var routers []string
+	for i := range MaxGateways {
+		routers = append(routers, fmt.Sprintf("192.0.2.%d", i+1))
+	}
+	a := attached(t, `"ips":[`+list(`"192.0.2.1"`, MaxIPs)+`],"portMappings":[`+list(`{"hostPort":1,"containerPort":1}`, MaxPortMappings)+
+		`],"default-route":["`+strings.Join(routers, `","`)+`"]`, takesAll)
+	if !cmp.Equal(a.DefaultRoute, routers) {
+		t.Errorf("the gateways are %v", a.DefaultRoute)
+	}
+	for capability, n := range map[string]int{"ips": MaxIPs, "portMappings": MaxPortMappings} {
+		if got, err := decodeList(a.Capabilities[capability]); err != nil || len(got) != n {
+			t.Errorf("%s: %d go to the plugins, want %d", capability, len(got), n)
 		}
 	}
 }

@@ -24,8 +24,17 @@ func checkDeviceID(id string) *Error {
 	return nil
 }
 
-func readStrings(raw json.RawMessage, check func(string) *Error) ([]string, *Error) {
+// shortList reads a list, and refuses one of more than most elements before any is looked at.
+func shortList(raw json.RawMessage, most int) ([]json.RawMessage, *Error) {
 	list, err := decodeList(raw)
+	if err == nil && len(list) > most {
+		err = problem(TooMany, "name fewer", "the list has %d elements, %d at most", len(list), most)
+	}
+	return list, err
+}
+
+func readStrings(raw json.RawMessage, most int, check func(string) *Error) ([]string, *Error) {
+	list, err := shortList(raw, most)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +53,7 @@ func readStrings(raw json.RawMessage, check func(string) *Error) ([]string, *Err
 }
 
 func readIPs(s *Selection, raw json.RawMessage) *Error {
-	ips, err := readStrings(raw, checkIP)
+	ips, err := readStrings(raw, MaxIPs, checkIP)
 	if err != nil {
 		return err
 	}
@@ -80,7 +89,7 @@ func readGUID(s *Selection, raw json.RawMessage) *Error {
 }
 
 func readDefaultRoute(s *Selection, raw json.RawMessage) *Error {
-	gateways, err := readStrings(raw, checkGateway)
+	gateways, err := readStrings(raw, MaxGateways, checkGateway)
 	if err != nil {
 		return err
 	}
@@ -113,7 +122,7 @@ type portMapping struct {
 }
 
 func readPortMappings(s *Selection, raw json.RawMessage) *Error {
-	list, err := decodeList(raw)
+	list, err := shortList(raw, MaxPortMappings)
 	if err != nil {
 		return err
 	}

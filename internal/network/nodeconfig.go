@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -165,7 +166,7 @@ func (p *nodeParser) readGlobal(raw json.RawMessage) *Error {
 }
 
 func (p *nodeParser) readSystem(raw json.RawMessage) (err *Error) {
-	system, err := readStrings(raw, checkNamespace)
+	system, err := readStrings(raw, math.MaxInt, checkNamespace)
 	if len(system) > 0 {
 		p.System = system
 	}
@@ -198,7 +199,7 @@ func (p *nodeParser) readCluster(raw json.RawMessage) *Error {
 }
 
 func (p *nodeParser) readDefaults(raw json.RawMessage) *Error {
-	names, err := readStrings(raw, func(string) *Error { return nil })
+	names, err := readStrings(raw, math.MaxInt, func(string) *Error { return nil })
 	if err != nil {
 		return err
 	}
