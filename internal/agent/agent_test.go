@@ -363,7 +363,7 @@ func TestStartWithoutAPIServer(t *testing.T) {
 	n.waitCached(t, pod1, networks("a"))
 	_, metrics := get(t, address, "/metrics")
 	for _, want := range []string{
-		"viaduct_agent_synced 1", "viaduct_agent_definitions 1", "viaduct_agent_cni_configuration_in_place 1",
+		"viaduct_agent_synced 1", "viaduct_agent_definitions 1", "viaduct_agent_cni_configuration_in_place 1", "viaduct_agent_cni_configuration_restored_total 0",
 		`viaduct_agent_requests_total{code="11",kind="plan"}`, `viaduct_agent_api_requests_total{code="200",method="GET"}`,
 	} {
 		if !strings.Contains(metrics, want) {

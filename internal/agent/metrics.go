@@ -83,6 +83,9 @@ func registry(kube *Kube, keeper *cniconf.Keeper) *prometheus.Registry {
 		gauge("viaduct_agent_definitions", "NetworkAttachmentDefinitions known.", func() float64 { return float64(len(kube.nads.GetStore().ListKeys())) }),
 		gauge("viaduct_agent_pods", "Pods of this node known.", func() float64 { return float64(len(kube.pods.GetStore().ListKeys())) }),
 		gauge("viaduct_agent_cni_configuration_in_place", "1 if the runtime's CNI configuration is as it should be.", func() float64 { return boolean(keeper.Err() == nil) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "viaduct_agent_cni_configuration_restored_total", Help: "How often another program had removed or changed the runtime's CNI configuration, and it was put back.",
+		}, func() float64 { return float64(keeper.Restored()) }),
 		gauge("viaduct_agent_plugins_overwritten", "CNI plugins of ours that another project's installer has replaced.", func() float64 { return float64(len(keeper.Overwritten())) }),
 	)
 	return r

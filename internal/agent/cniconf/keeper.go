@@ -37,12 +37,15 @@ type Keeper struct {
 	// folder is looked at without a change (30 s).
 	Settle, Period time.Duration
 
-	mu     sync.Mutex
-	err    error
-	writes int
-	said   string
-	over   []string        // plugins of ours that another project has replaced
-	ours   map[string]bool // plugins that were seen to be ours
+	last []byte // what our file had in it when it was looked at last; nil: it was not ours to know
+
+	mu       sync.Mutex
+	err      error
+	writes   int
+	restored int
+	said     string
+	over     []string        // plugins of ours that another project has replaced
+	ours     map[string]bool // plugins that were seen to be ours
 }
 
 // Err says what keeps our file from being in place; nil if nothing does.
@@ -57,6 +60,14 @@ func (k *Keeper) Writes() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.writes
+}
+
+// Restored counts how often our file was put back because somebody had removed or changed it. It is in place again each time, so
+// nothing else tells that pods which started meanwhile lack their networks.
+func (k *Keeper) Restored() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.restored
 }
 
 // Overwritten lists plugins of ours that another project's installer has replaced, as they were found last.
@@ -168,8 +179,21 @@ func (k *Keeper) reconcile() (wrote string, skipped []error, err error) {
 			return "", skipped, err
 		}
 		wrote = d.File
+		if k.last != nil && !bytes.Equal(have, k.last) {
+			k.tookAway()
+		}
 	}
+	k.last = want
 	return wrote, skipped, k.checkFirst()
+}
+
+// tookAway counts somebody else's hand on our file. The first look is not one: another release may have left another file.
+func (k *Keeper) tookAway() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.restored++
+	k.Log.Warn("Another program had removed or changed the node's CNI configuration; pods that started meanwhile have the default network alone. With Cilium, set cni.exclusive=false",
+		"file", filepath.Join(k.ConfDir, FileName))
 }
 
 func (k *Keeper) find() (d Default, skipped []error, err error) {
