@@ -31,7 +31,7 @@ func (n Node) References(p Pod) []network.Reference {
 func (n Node) wants(p Pod) (network.Wants, error) {
 	wants, bad := network.ParseAnnotations(p.Pod, p.Annotations, n.Config.Namespace)
 	wants, err := n.Config.Apply(wants)
-	if bad != nil { // the agent looks no further
+	if bad != nil { // the agent looks no further; what Apply found is told of each network
 		err = bad
 	}
 	return wants, err
@@ -57,7 +57,7 @@ func (n Node) Explain(w io.Writer, p Pod, definitions map[network.Reference]*net
 	} else {
 		out = append(out, line(w, "pod %s/%s would not start; its networks, one by one:", p.Namespace, p.Name))
 	}
-	for i, e := range wants.Explain(found, p.Devices, refused) {
+	for i, e := range wants.Explain(found, p.Devices) {
 		if i == 0 && wants.Default == nil && n.Config.HasDefault() {
 			e.Reasons = append(e.Reasons, fmt.Sprintf("it is what the node's configuration names: %s", n.Config.DefaultReference()))
 		}

@@ -239,6 +239,32 @@ func TestExplainRefusedSideBySide(t *testing.T) {
 	}
 }
 
+// Each network has all that is wrong with it: also what the agent would find only later, and what is more than it tells.
+func TestExplainTellsEachFault(t *testing.T) {
+	isolated := plainNode()
+	isolated.Config.Policy.Isolated = true
+	got, err := explained(t, isolated, podWith(`{k8s.v1.cni.cncf.io/networks: '[{"name":"fast","namespace":"nets"},{"name":"yaml","mac":"x"},
+		{"name":"yaml","default-route":[]},{"name":"yaml","default-route":[]},{"name":"yaml","interface":"eth0"}]'}`))
+	if err == nil || !strings.Contains(err.Error(), "BadMAC") || !strings.Contains(err.Error(), "TwoDefaultRoutes") {
+		t.Errorf("both faults of the annotation itself are told: %v", err)
+	}
+	for _, want := range []string{"net1 ", "(NotAllowed)", "net2 ", "(BadMAC)", "net3 ", "net4 ", "(TwoDefaultRoutes)", "eth0 ", "(InterfaceTaken)"} {
+		i := strings.Index(got, want)
+		if i < 0 {
+			t.Fatalf("it does not say %q after the others:\n%s", want, got)
+		}
+		got = got[i+len(want):]
+	}
+	many := strings.TrimSuffix(strings.Repeat(`{"name":"fast","namespace":"nets","mac":"x"},`, network.MaxFaults+2), ",")
+	got, err = explained(t, plainNode(), podWith(`{k8s.v1.cni.cncf.io/networks: '[`+many+`]'}`))
+	if err == nil || strings.Count(err.Error(), "(BadMAC)") != network.MaxFaults || !strings.Contains(err.Error(), "2 faults more") {
+		t.Errorf("the error: %v", err)
+	}
+	if n := strings.Count(got, "(BadMAC)"); n != network.MaxFaults+2 {
+		t.Errorf("%d networks have their fault:\n%s", n, got)
+	}
+}
+
 func TestReadTemplates(t *testing.T) {
 	template := `{metadata: {annotations: {a: b}}, spec: {containers: [{resources: {limits: {x.org/y: 3}}}]}}`
 	for kind, spec := range map[string]string{

@@ -96,30 +96,56 @@ func quote(s string) string {
 // whatever the annotation holds.
 const MaxFaults = 10
 
-// faults gathers errors, so that an author sees all of them at once.
-type faults struct {
-	list []error
-	more int
-}
+// faults are all that is wrong with one request, so that an author sees it at once. There is a bound on them, as on what a
+// request can hold.
+type faults []*Error
 
 func (f *faults) add(err *Error) {
-	switch {
-	case err == nil:
-	case len(f.list) < MaxFaults:
-		f.list = append(f.list, err)
-	default:
-		f.more++
+	if err != nil {
+		*f = append(*f, err)
 	}
 }
 
-func (f *faults) err() error { return f.of(Pod{}, "") }
+// at is Error.at for each of them.
+func (f faults) at(key string) faults {
+	return f.each(func(e *Error) *Error { return e.at(key) })
+}
 
-// of is err with whose request it is, for what is said of the faults that are not told.
-func (f *faults) of(pod Pod, key string) error {
-	if f.more == 0 {
-		return errors.Join(f.list...)
+// of is Error.of for each of them.
+func (f faults) of(pod Pod) faults {
+	return f.each(func(e *Error) *Error { return e.of(pod, "") })
+}
+
+func (f faults) each(change func(*Error) *Error) faults {
+	changed := make(faults, len(f))
+	for i, e := range f {
+		changed[i] = change(e)
 	}
-	return errors.Join(append(f.list, problem(TooMany, "mend these first", "there are %d faults more", f.more).at(key).of(pod, ""))...)
+	return changed
+}
+
+// err tells the first of them, and how many there are beside.
+func (f faults) err() error {
+	var list []error
+	for _, e := range f[:min(len(f), MaxFaults)] {
+		list = append(list, e)
+	}
+	if more := len(f) - MaxFaults; more > 0 {
+		first := f[MaxFaults]
+		list = append(list, problem(TooMany, "mend these first", "there are %d faults more than the %d that are told", more, MaxFaults).
+			at(annotationOf(first.Key)).of(first.Pod, ""))
+	}
+	return errors.Join(list...)
+}
+
+// annotationOf is the annotation of the pod's that a key stands in, if it does.
+func annotationOf(key string) string {
+	for _, annotation := range []string{NetworksAnnotation, DefaultNetworkAnnotation} {
+		if strings.HasPrefix(key, annotation) {
+			return annotation
+		}
+	}
+	return ""
 }
 
 // keyName is a key of the user's own as it can stand in an error's Key.

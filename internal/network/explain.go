@@ -1,7 +1,6 @@
 package network
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,24 +15,22 @@ type Explanation struct {
 }
 
 // Explain tells of each interface that the pod would have where it comes from, or why it is refused, the default network
-// first: of one that is the node's own, not more is known here. Each is told as Plan plans it, beside the others. Refused is
-// what ParseAnnotations, Apply and Plan said; nil if nothing is wrong.
-func (w Wants) Explain(definitions map[Reference]*Definition, devices map[string][]string, refused error) []Explanation {
+// first: of one that is the node's own, not more is known here. Each is told as Plan plans it, beside the others, with all that
+// ParseAnnotations, Apply and Plan find wrong with it, also where they do not tell it.
+func (w Wants) Explain(definitions map[Reference]*Definition, devices map[string][]string) []Explanation {
 	var out []Explanation
 	switch {
-	case w.badDefault != nil:
-		out = append(out, refusedAt(defaultIfName, DefaultNetworkAnnotation, w.badDefault))
+	case w.badDefault:
+		out = append(out, w.refusedAt(defaultIfName, DefaultNetworkAnnotation))
 	case w.Default == nil:
 		out = append(out, Explanation{IfName: defaultIfName, Network: "the node's default network", Reasons: []string{
 			"no annotation " + DefaultNetworkAnnotation + " names another",
 		}})
 	}
 	for _, o := range w.outcomes(definitions, devices) {
-		e := refusedAt(o.attachment.IfName, o.asked.Key, refused)
+		e := w.refusedAt(o.attachment.IfName, o.asked.Key)
 		switch {
-		case o.asked.Name == "" && len(e.Reasons) == 0:
-			e.Reasons = append(e.Reasons, "refused: its fault is one of those that are not told")
-		case o.asked.Name == "":
+		case o.asked.Name == "": // that was its fault
 		case o.err != nil:
 			e.Network = o.asked.Network()
 			e.refuse(o.err)
@@ -47,11 +44,11 @@ func (w Wants) Explain(definitions map[Reference]*Definition, devices map[string
 	return out
 }
 
-// refusedAt says of the network that stands at key which of the errors below err are about it.
-func refusedAt(ifName, key string, err error) Explanation {
+// refusedAt says of the network that stands at key which of the pod's faults are about it.
+func (w Wants) refusedAt(ifName, key string) Explanation {
 	e := Explanation{IfName: ifName, Network: key}
-	for _, one := range each(err) {
-		if fault, ok := errors.AsType[*Error](one); ok && (fault.Key == key || strings.HasPrefix(fault.Key, key+".") || strings.HasPrefix(fault.Key, key+"[")) {
+	for _, fault := range w.faults {
+		if fault.Key == key || strings.HasPrefix(fault.Key, key+".") || strings.HasPrefix(fault.Key, key+"[") {
 			e.refuse(fault)
 		}
 	}
@@ -63,19 +60,6 @@ func (e *Explanation) refuse(err *Error) {
 	if reason := "refused: " + err.Error(); !slices.Contains(e.Reasons, reason) {
 		e.Reasons = append(e.Reasons, reason)
 	}
-}
-
-// each lists the errors that were joined, and what was joined of those.
-func each(err error) []error {
-	joined, several := err.(interface{ Unwrap() []error })
-	if !several {
-		return []error{err}
-	}
-	var list []error
-	for _, one := range joined.Unwrap() {
-		list = append(list, each(one)...)
-	}
-	return list
 }
 
 func explain(s Selection, d *Definition, a Attachment) Explanation {

@@ -12,6 +12,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// each lists the errors that were joined, and what was joined of those.
+func each(err error) []error {
+	joined, several := err.(interface{ Unwrap() []error })
+	if !several {
+		return []error{err}
+	}
+	var list []error
+	for _, one := range joined.Unwrap() {
+		list = append(list, each(one)...)
+	}
+	return list
+}
+
 // wantUserError checks that whatever is wrong is told to its author, in a message that fits an event's reader: each fault by a
 // reason that is declared, with whose pod it is, the key, and what to do. What is wrong with no pod in sight, and with a whole
 // file, has neither.
@@ -45,6 +58,8 @@ func FuzzAnnotation(f *testing.F) {
 		`[{"name":"a","cni-args":{"x":1},"portMappings":[{"hostPort":1,"containerPort":1}],"bandwidth":{"egressRate":1,"egressBurst":1},"mac":"02:00:00:00:00:01"}]`,
 		`[{"name":"a","interface":"x\u0000","ipam-claim-reference":"c","infiniband-guid":"02:00:00:00:00:00:00:01","com.example.k":null}]`,
 		"[" + list(`{"name":"a","default-route":[]}`, MaxFaults+3) + "]", list("x/a", MaxFaults+2), list("-", MaxFaults+2), `[{"name":"a","namespace":"A","ips":[]}]`,
+		"A,x/a,a@eth0,a@net1", `[{"name":"A"},{"name":"a","namespace":"x"},{"name":"a","ips":["192.0.2.1"],"ipam-claim-reference":"c"},{"name":"a","mac":"x","interface":"eth0"}]`,
+		"[" + list(`{"name":"a","mac":"x","ips":[]}`, MaxFaults+3) + "]",
 	} {
 		f.Add(s, "")
 		f.Add("", s)
@@ -61,11 +76,13 @@ func FuzzAnnotation(f *testing.F) {
 		if err != nil {
 			wantUserError(t, err, testPod)
 			wantExplained(t, wants, nil, nil, err)
+			wantEachRefused(t, node, wants, networks)
+			wantEachRefused(t, &isolated, wants, networks)
 			return
 		}
+		wantEachRefused(t, &isolated, wants, networks)
 		if _, err := isolated.Apply(wants); err != nil {
 			wantUserError(t, err, testPod)
-			wantExplained(t, wants, nil, nil, err)
 		}
 		if wants, err = node.Apply(wants); err != nil {
 			wantUserError(t, err, testPod)
@@ -96,7 +113,7 @@ func FuzzAnnotation(f *testing.F) {
 // pod is: each of them, where nothing is known of any definition.
 func wantExplained(t *testing.T, wants Wants, defs map[Reference]*Definition, devices map[string][]string, refused error) {
 	t.Helper()
-	all := wants.Explain(defs, devices, refused)
+	all := wants.Explain(defs, devices)
 	want := len(wants.all())
 	if wants.Default == nil {
 		want++
@@ -109,9 +126,38 @@ func wantExplained(t *testing.T, wants Wants, defs map[Reference]*Definition, de
 		if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) || e.IfName == "" || e.Network == "" || len(e.Reasons) == 0 {
 			t.Fatalf("an explanation that nobody can read: %q", text)
 		}
-		told := strings.HasPrefix(e.Reasons[0], "refused: ")
+		told := isRefused(e)
 		if ours := i == 0 && wants.Default == nil; !told && !ours && defs == nil || told && refused == nil {
 			t.Fatalf("is it refused (%v)? %q", refused, text)
+		}
+	}
+}
+
+func isRefused(e Explanation) bool { return strings.HasPrefix(e.Reasons[0], "refused: ") }
+
+// wantEachRefused checks that a network that the node would refuse to a pod that asks for nothing else is refused beside others,
+// whatever is wrong with these. The definitions are there, and take everything.
+func wantEachRefused(t *testing.T, node *NodeConfig, wants Wants, networks string) {
+	t.Helper()
+	elements := strings.Split(networks, ",")
+	if raws, err := decodeList(json.RawMessage(networks)); err == nil {
+		elements = nil
+		for _, raw := range raws {
+			elements = append(elements, "["+string(raw)+"]")
+		}
+	}
+	wants, _ = node.Apply(wants)
+	defs := map[Reference]*Definition{}
+	for _, r := range wants.References() {
+		defs[r] = ParseDefinition(r.Namespace, r.Name, "", takesAll)
+	}
+	all := wants.Explain(defs, nil)
+	for i := range wants.Networks {
+		alone, err := ParseAnnotations(testPod, map[string]string{NetworksAnnotation: elements[i]}, DefaultNamespace)
+		_, refused := node.Apply(alone)
+		bad := err != nil || refused != nil || strings.TrimSpace(elements[i]) == ""
+		if e := all[len(all)-len(wants.Networks)+i]; bad && !isRefused(e) {
+			t.Fatalf("%q is refused alone: %v, %v; beside others it is explained as %q", elements[i], err, refused, e.Reasons)
 		}
 	}
 }

@@ -257,20 +257,17 @@ func (c *NodeConfig) Apply(w Wants) (Wants, error) {
 	if !slices.Contains(c.System, w.Pod.Namespace) {
 		w.Node = append(w.Node, c.Defaults...)
 	}
-	if err := c.Policy.Check(w); err != nil {
-		return w, err
-	}
+	found := c.Policy.check(w)
 	if n := len(w.extra()); n > MaxAttachments {
-		return w, problem(TooMany, "ask for fewer networks", "the pod asks for %d networks, the node gives it %d: %d at most together",
-			len(w.Networks), len(w.Node), MaxAttachments).at(NetworksAnnotation).of(w.Pod, "")
+		found.add(problem(TooMany, "ask for fewer networks", "the pod asks for %d networks, the node gives it %d: %d at most together",
+			len(w.Networks), len(w.Node), MaxAttachments).at(NetworksAnnotation).of(w.Pod, ""))
 	}
 	_, taken := w.interfaceNames()
 	for _, err := range taken {
-		if err != nil {
-			return w, err
-		}
+		found.add(err)
 	}
-	return w, nil
+	w.faults = slices.Concat(w.faults, found)
+	return w, found.err()
 }
 
 func delegateKey(i int) string { return fmt.Sprintf("delegates[%d]", i) }

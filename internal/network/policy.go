@@ -39,7 +39,9 @@ func parseNamespaces(value string) ([]string, *Error) {
 
 // Check refuses what the policy does not allow. The default network's override may also name a definition of the
 // namespace where it looks. The error joins one *Error for each fault.
-func (p Policy) Check(w Wants) error {
+func (p Policy) Check(w Wants) error { return p.check(w).err() }
+
+func (p Policy) check(w Wants) faults {
 	if !p.Isolated {
 		return nil
 	}
@@ -53,12 +55,12 @@ func (p Policy) Check(w Wants) error {
 		return namespace == w.Pod.Namespace || slices.Contains(p.Global, namespace)
 	}
 	for _, s := range w.Networks {
-		if !allowed(s.Namespace) {
+		if s.Name != "" && !allowed(s.Namespace) { // one that names no network is refused for that
 			refuse(s, joinKey(s.Key, "namespace"))
 		}
 	}
 	if d := w.Default; d != nil && d.Namespace != w.defaultsIn && !allowed(d.Namespace) {
 		refuse(*d, d.Key)
 	}
-	return found.of(w.Pod, NetworksAnnotation)
+	return found
 }

@@ -41,8 +41,13 @@ type Selection struct {
 	FromNode bool
 }
 
-// Network is the selection's definition as "namespace/name".
-func (s Selection) Network() string { return s.reference().String() }
+// Network is the selection's definition as "namespace/name", empty if it names none.
+func (s Selection) Network() string {
+	if s.Name == "" {
+		return ""
+	}
+	return s.reference().String()
+}
 
 func (s Selection) reference() Reference { return Reference{s.Namespace, s.Name} }
 
@@ -54,9 +59,14 @@ var keyOfCapability = map[string]string{
 // ParseSelections reads a networks annotation in either form. The namespace stands where an element names none. The
 // error joins one *Error for each fault; then the selections have what could be read, and no Name where that is wrong.
 func ParseSelections(value, namespace string) ([]Selection, error) {
+	selections, found := parseSelections(value, namespace)
+	return selections, found.err()
+}
+
+func parseSelections(value, namespace string) ([]Selection, faults) {
 	value = strings.TrimSpace(value)
 	if len(value) > MaxAnnotation {
-		return nil, problem(TooLong, "ask for fewer networks", "it has %d bytes, %d at most", len(value), MaxAnnotation)
+		return nil, faults{problem(TooLong, "ask for fewer networks", "it has %d bytes, %d at most", len(value), MaxAnnotation)}
 	}
 	if value == "" {
 		return nil, nil
@@ -67,9 +77,9 @@ func ParseSelections(value, namespace string) ([]Selection, error) {
 	return parseShortForm(value, namespace)
 }
 
-func parseShortForm(value, namespace string) ([]Selection, error) {
+func parseShortForm(value, namespace string) ([]Selection, faults) {
 	if n := strings.Count(value, ",") + 1; n > MaxAttachments {
-		return nil, problem(TooMany, "ask for fewer networks", "it asks for %d networks, %d at most", n, MaxAttachments)
+		return nil, faults{problem(TooMany, "ask for fewer networks", "it asks for %d networks, %d at most", n, MaxAttachments)}
 	}
 	var (
 		selections []Selection
@@ -80,7 +90,7 @@ func parseShortForm(value, namespace string) ([]Selection, error) {
 		found.add(err.at(fmt.Sprintf("[%d]", i)))
 		selections = append(selections, s)
 	}
-	return selections, found.err()
+	return selections, found
 }
 
 func parseShort(item, namespace string) (Selection, *Error) {
@@ -111,19 +121,19 @@ func parseShort(item, namespace string) (Selection, *Error) {
 	return s, nil
 }
 
-func parseJSONForm(value []byte, namespace string) ([]Selection, error) {
+func parseJSONForm(value []byte, namespace string) ([]Selection, faults) {
 	if err := checkJSON(value); err != nil {
-		return nil, err
+		return nil, faults{err}
 	}
 	if value[0] != '[' {
-		return nil, problem(WrongType, `write [{"name": "a-network"}]`, "the JSON form is a list of objects, not %s", quote(string(value)))
+		return nil, faults{problem(WrongType, `write [{"name": "a-network"}]`, "the JSON form is a list of objects, not %s", quote(string(value)))}
 	}
 	list, err := decodeList(value)
 	if err != nil {
-		return nil, err
+		return nil, faults{err}
 	}
 	if len(list) > MaxAttachments {
-		return nil, problem(TooMany, "ask for fewer networks", "it asks for %d networks, %d at most", len(list), MaxAttachments)
+		return nil, faults{problem(TooMany, "ask for fewer networks", "it asks for %d networks, %d at most", len(list), MaxAttachments)}
 	}
 	var (
 		selections []Selection
@@ -131,12 +141,10 @@ func parseJSONForm(value []byte, namespace string) ([]Selection, error) {
 	)
 	for i, raw := range list {
 		s, errs := parseElement(raw, namespace)
-		for _, err := range errs {
-			found.add(err.at(fmt.Sprintf("[%d]", i)))
-		}
+		found = append(found, errs.at(fmt.Sprintf("[%d]", i))...)
 		selections = append(selections, s)
 	}
-	return selections, found.err()
+	return selections, found
 }
 
 // elementKeys reads each key of the JSON form. Most are the standard's; deviceID and interfaceRequest are Multus' own.
@@ -156,16 +164,16 @@ var elementKeys = map[string]func(*Selection, json.RawMessage) *Error{
 	"default-route":        readDefaultRoute,
 }
 
-func parseElement(raw json.RawMessage, namespace string) (Selection, []*Error) {
+func parseElement(raw json.RawMessage, namespace string) (Selection, faults) {
 	s := Selection{Namespace: namespace}
 	o, err := decodeObject(raw)
 	if err != nil {
-		return s, []*Error{err}
+		return s, faults{err}
 	}
-	var errs []*Error
+	var errs faults
 	for _, key := range slices.Sorted(maps.Keys(o)) {
 		if len(errs) > MaxFaults {
-			break // the rest would not be told
+			break // more would not be told, and each takes memory
 		}
 		if isNull(o[key]) {
 			continue

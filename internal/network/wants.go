@@ -1,7 +1,6 @@
 package network
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,7 +21,8 @@ type Wants struct {
 	Networks []Selection
 
 	defaultsIn string // where DefaultNetworkAnnotation looks
-	badDefault error  // why Default is nil although the annotation is there
+	badDefault bool   // Default is nil although the annotation is there
+	faults     faults // what ParseAnnotations and NodeConfig.Apply found, told or not
 }
 
 // A Reference names a definition. Without a namespace it is none of the cluster's: see NodeConfig.
@@ -39,56 +39,40 @@ func (r Reference) String() string {
 // (see NodeConfig.Namespace). The error joins one *Error for each fault; then Wants has what could be read, for Explain.
 func ParseAnnotations(pod Pod, annotations map[string]string, namespace string) (Wants, error) {
 	w := Wants{Pod: pod, defaultsIn: namespace}
-	networks, err := ParseSelections(annotations[NetworksAnnotation], pod.Namespace)
+	networks, found := parseSelections(annotations[NetworksAnnotation], pod.Namespace)
 	for i := range networks {
 		networks[i].Key = fmt.Sprintf("%s[%d]", NetworksAnnotation, i)
 	}
-	w.Networks = networks
+	w.Networks, w.faults = networks, found.at(NetworksAnnotation).of(pod)
 	if value := strings.TrimSpace(annotations[DefaultNetworkAnnotation]); value != "" {
-		var bad error
-		if w.Default, bad = parseDefault(value, namespace); bad != nil {
-			w.badDefault = inAnnotation(bad, pod, DefaultNetworkAnnotation)
-		}
+		w.Default, found = parseDefault(value, namespace)
+		w.badDefault = w.Default == nil
+		w.faults = append(w.faults, found.at(DefaultNetworkAnnotation).of(pod)...)
 	}
-	switch {
-	case err != nil:
-		return w, inAnnotation(err, pod, NetworksAnnotation)
-	case w.badDefault != nil:
-		return w, w.badDefault
-	}
-	return w, w.checkTogether()
+	w.faults = append(w.faults, w.checkTogether()...)
+	return w, w.faults.err()
 }
 
-func parseDefault(value, namespace string) (*Selection, error) {
-	defaults, err := ParseSelections(value, namespace)
-	if err != nil {
-		return nil, err
+// parseDefault returns no selection if anything is wrong with it.
+func parseDefault(value, namespace string) (*Selection, faults) {
+	defaults, found := parseSelections(value, namespace)
+	if len(found) > 0 {
+		return nil, found
 	}
 	if len(defaults) != 1 {
-		return nil, problem(OneDefaultNetwork, "name one network", "a pod has one default network, this names %d", len(defaults))
+		return nil, faults{problem(OneDefaultNetwork, "name one network", "a pod has one default network, this names %d", len(defaults))}
 	}
 	s := defaults[0]
 	if s.IfName != "" && s.IfName != defaultIfName {
-		return nil, problem(OneDefaultNetwork, "remove the interface's name", "the default network's interface is always %s, not %s",
-			defaultIfName, quote(s.IfName)).at("interface").of(Pod{}, s.Network())
+		return nil, faults{problem(OneDefaultNetwork, "remove the interface's name", "the default network's interface is always %s, not %s",
+			defaultIfName, quote(s.IfName)).at("interface").of(Pod{}, s.Network())}
 	}
 	s.Key = DefaultNetworkAnnotation
 	return &s, nil
 }
 
-// inAnnotation puts the pod and the annotation into each error below err.
-func inAnnotation(err error, pod Pod, annotation string) error {
-	list := each(err)
-	for i, one := range list {
-		if e, ok := errors.AsType[*Error](one); ok {
-			list[i] = e.at(annotation).of(pod, "")
-		}
-	}
-	return errors.Join(list...)
-}
-
 // checkTogether holds what is wrong only with several elements, or several keys, side by side.
-func (w Wants) checkTogether() error {
+func (w Wants) checkTogether() faults {
 	var found faults
 	routes := 0
 	for _, s := range w.all() {
@@ -103,7 +87,7 @@ func (w Wants) checkTogether() error {
 				at("ips").at(s.Key).of(w.Pod, s.Network()))
 		}
 	}
-	return found.of(w.Pod, NetworksAnnotation)
+	return found
 }
 
 const defaultIfName = "eth0"
@@ -148,7 +132,10 @@ func (w Wants) interfaceNames() (names []string, bad []*Error) {
 				"the interface name %s is taken by %s", quote(names[i]), by).at("interface").at(s.Key).of(w.Pod, s.Network())
 			continue
 		}
-		taken[names[i]] = fmt.Sprintf("network %s (%s)", s.Network(), s.Key)
+		taken[names[i]] = s.Key
+		if s.Name != "" {
+			taken[names[i]] = fmt.Sprintf("network %s (%s)", s.Network(), s.Key)
+		}
 	}
 	return names, bad
 }
