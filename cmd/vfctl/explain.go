@@ -63,12 +63,12 @@ that is on this node, they are those that the kubelet gave to it.`,
 	f.StringVar(&e.global, globalFlag, "default", "with --namespace-isolation, the namespaces, separated by commas, whose definitions are for every pod")
 	f.StringVar(&e.confDir, "cni-conf-dir", "/etc/cni/net.d", "the runtime's folder of network configurations, where the node's meta-agent wrote what it keeps pods to")
 	f.StringVar(&e.kubelet, "kubelet-root", "/var/lib/kubelet", "the kubelet's root folder, with pod-resources/")
-	f.StringVar(&e.networks, "networks-dir", ondisk.DefaultFolder, "the node's folder of configurations for definitions without spec.config")
+	f.StringVar(&e.networks, networksFlag, ondisk.DefaultFolder, "the node's folder of configurations for definitions without spec.config")
 	return cmd
 }
 
 // The meta-agent's flags of the same names.
-const isolationFlag, globalFlag = "namespace-isolation", "global-namespaces"
+const isolationFlag, globalFlag, networksFlag = "namespace-isolation", "global-namespaces", "networks-dir"
 
 type explainer struct {
 	file, nads, namespace, kubeconfig, config, networks, kubelet, confDir string
@@ -91,6 +91,9 @@ func (e *explainer) node() (explain.Node, error) {
 		}
 		if node.Config, err = network.ParseNodeConfig(data); err != nil {
 			return node, fmt.Errorf("%s: %w", e.config, err)
+		}
+		if node.Config.ConfDir != "" && !e.given(networksFlag) {
+			node.Networks = ondisk.Folder(node.Config.ConfDir)
 		}
 	} else if err := e.readNode(&node.Config.Policy); err != nil {
 		return node, err

@@ -62,6 +62,8 @@ func TestExplain(t *testing.T) {
 	isolates := agents(`,"namespaceIsolation":true,"globalNamespaces":["a"]`)
 	shares := agents(`,"namespaceIsolation":true,"globalNamespaces":["a","nets"]`)
 	gives := agents(`,"defaultNetworks":["side"]`)
+	disk, other := write(t, t.TempDir(), map[string]string{"slow.conf": `{"name":"slow","type":"macvlan"}`}), write(t, t.TempDir(), map[string]string{"slow.conf": `{"name":"slow","type":"ipvlan"}`})
+	write(t, files, map[string]string{"disk.conf": `{"confDir":"` + disk + `"}`, "ondisk.json": podJSON + "\n---\n" + fastJSON + "\n---\n" + strings.Split(slowYAML, "spec:")[0]})
 	tests := map[string]struct {
 		args    string
 		kubectl bool
@@ -89,6 +91,8 @@ func TestExplain(t *testing.T) {
 		"its file is given":            {"-f FILES/pod.json --nads FILES --config FILES/open.conf --cni-conf-dir " + isolates, false, []string{"net2            nets/slow\n                - asked for"}, "", 0},
 		"it gives networks":            {"-f FILES/pod.json --nads FILES --cni-conf-dir " + gives, false, []string{`also gives pods the networks ["side"]`, "net1            shop/fast"}, "", 0},
 		"its own file is broken":       {"-f FILES/pod.json --nads FILES --cni-conf-dir " + write(t, t.TempDir(), map[string]string{"00-viaduct.conflist": "{"}), false, nil, "00-viaduct.conflist", 0},
+		"its file has a folder":        {"-f FILES/ondisk.json --config FILES/disk.conf", false, []string{"plugins: macvlan, from the file " + disk + "/slow.conf"}, "", 0},
+		"a flag before that, too":      {"-f FILES/ondisk.json --config FILES/disk.conf --networks-dir " + other, false, []string{"plugins: ipvlan, from the file " + other + "/slow.conf"}, "", 0},
 		"no kubectl":                   {"-f FILES/pod.json", false, nil, "--nads", 0},
 		"no pod":                       {"-f FILES/none.yaml", false, nil, "no pod", 0},
 		"neither a pod nor a file":     {"", false, nil, "name a pod", 0},

@@ -17,6 +17,9 @@ type Node struct {
 
 // References are the definitions of the cluster that the pod's networks need, as far as these can be read.
 func (n Node) References(p Pod) []network.Reference {
+	if p.HostNetwork {
+		return nil
+	}
 	wants, _ := n.wants(p)
 	var refs []network.Reference
 	for _, ref := range wants.References() {
@@ -40,6 +43,9 @@ func (n Node) wants(p Pod) (network.Wants, error) {
 // Explain writes what the pod would get, network by network. The error says why it would not start, in the agent's words;
 // then each network has the reason why it is refused, or what it would be once the others are mended.
 func (n Node) Explain(w io.Writer, p Pod, definitions map[network.Reference]*network.Definition) error {
+	if p.HostNetwork {
+		return line(w, "pod %s/%s shares the node's own network (hostNetwork: true): it gets no other, whatever its annotations say", p.Namespace, p.Name)
+	}
 	wants, refused := n.wants(p)
 	found := map[network.Reference]*network.Definition{}
 	for _, ref := range wants.References() {

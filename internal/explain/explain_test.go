@@ -169,6 +169,24 @@ func TestExplainRefusals(t *testing.T) {
 	}
 }
 
+// The runtime calls no plugin for a pod on the node's own network: what its annotation asks for, right or wrong, means nothing.
+func TestExplainHostNetwork(t *testing.T) {
+	for _, networks := range []string{"nets/fast", "none", "[{"} {
+		pod := strings.Replace(podWith(`{k8s.v1.cni.cncf.io/networks: '`+networks+`'}`), "spec:", "spec:\n  hostNetwork: true", 1)
+		got, err := explained(t, plainNode(), pod)
+		if err != nil || !strings.HasPrefix(got, "pod shop/web shares the node's own network (hostNetwork: true)") || strings.Count(got, "\n") != 1 {
+			t.Errorf("%s: %v:\n%s", networks, err, got)
+		}
+	}
+	m := Manifests{}
+	if err := m.Read([]byte("kind: Deployment\nspec: {template: {spec: {hostNetwork: true}, metadata: {annotations: {k8s.v1.cni.cncf.io/networks: a}}}}"), "shop"); err != nil {
+		t.Fatal(err)
+	}
+	if refs := plainNode().References(m.Pods[0]); refs != nil {
+		t.Errorf("the cluster is asked for %v", refs)
+	}
+}
+
 // One network that is refused hides none of the others.
 func TestExplainBesideARefusal(t *testing.T) {
 	got, err := explained(t, plainNode(), podWith(`{k8s.v1.cni.cncf.io/networks: 'nets/fast,none,kube-system/main@x0,nets/fast,nets/fast'}`))
@@ -321,7 +339,7 @@ func FuzzManifest(f *testing.F) {
 			if strings.ContainsFunc(out.String(), unseen) {
 				t.Fatalf("a terminal would act on it: %q", out.String())
 			}
-			if err != nil {
+			if err != nil || p.HostNetwork {
 				continue
 			}
 			// What is explained is what would be planned, interface by interface.

@@ -23,6 +23,8 @@ type Pod struct {
 	Annotations map[string]string
 	// Devices are stand-ins, by resource, for those that the kubelet will give to the pod's containers: #001, #002, …
 	Devices map[string][]string
+	// HostNetwork is set if the pod shares the node's own network: no CNI plugin is called for it.
+	HostNetwork bool
 }
 
 // Manifests are the objects of one or more files.
@@ -65,6 +67,7 @@ type metadata struct {
 }
 
 type podSpec struct {
+	HostNetwork    bool        `json:"hostNetwork"`
 	Containers     []container `json:"containers"`
 	InitContainers []container `json:"initContainers"`
 }
@@ -153,7 +156,7 @@ func (m *Manifests) addPod(owner, meta metadata, spec podSpec) error {
 	}
 	m.Pods = append(m.Pods, Pod{
 		Pod:         network.Pod{Namespace: owner.Namespace, Name: owner.Name, UID: owner.UID},
-		Annotations: meta.Annotations, Devices: devices,
+		Annotations: meta.Annotations, Devices: devices, HostNetwork: spec.HostNetwork,
 	})
 	return nil
 }
