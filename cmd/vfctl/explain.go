@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -95,7 +96,7 @@ func (e *explainer) node() (explain.Node, error) {
 		if node.Config.ConfDir != "" && !e.given(networksFlag) {
 			node.Networks = ondisk.Folder(node.Config.ConfDir)
 		}
-	} else if err := e.readNode(&node.Config.Policy); err != nil {
+	} else if err := e.readNode(node.Config); err != nil {
 		return node, err
 	}
 	if e.given(isolationFlag) {
@@ -110,9 +111,9 @@ func (e *explainer) node() (explain.Node, error) {
 	return node, nil
 }
 
-// readNode takes what the agent of this node holds pods to from the runtime's configuration, where the agent wrote it. What it
-// gives to pods beside is not all there: that is only said.
-func (e *explainer) readNode(policy *network.Policy) error {
+// readNode takes what the agent of this node holds pods to, and where it looks for definitions, from the runtime's configuration,
+// where the agent wrote it. What it gives to pods beside is not all there: that is only said.
+func (e *explainer) readNode(config *network.NodeConfig) error {
 	path := filepath.Join(e.confDir, install.Conf)
 	data, err := os.ReadFile(path)
 	switch {
@@ -128,6 +129,7 @@ func (e *explainer) readNode(policy *network.Policy) error {
 		Plugins []struct {
 			NamespaceIsolation bool     `json:"namespaceIsolation"`
 			GlobalNamespaces   []string `json:"globalNamespaces"`
+			MultusNamespace    string   `json:"multusNamespace"`
 			DefaultNetworks    []string `json:"defaultNetworks"`
 		} `json:"plugins"`
 	}
@@ -136,8 +138,9 @@ func (e *explainer) readNode(policy *network.Policy) error {
 	}
 	for _, p := range conf.Plugins {
 		if p.NamespaceIsolation {
-			policy.Isolated, policy.Global = true, p.GlobalNamespaces
+			config.Policy = network.Policy{Isolated: true, Global: p.GlobalNamespaces}
 		}
+		config.Namespace = cmp.Or(p.MultusNamespace, config.Namespace)
 		if len(p.DefaultNetworks) > 0 {
 			fmt.Fprintf(e.warn, "this node also gives pods the networks %q: give the meta-agent's --config to see them\n", p.DefaultNetworks)
 		}

@@ -63,7 +63,7 @@ func TestExplain(t *testing.T) {
 	shares := agents(`,"namespaceIsolation":true,"globalNamespaces":["a","nets"]`)
 	gives := agents(`,"defaultNetworks":["side"]`)
 	disk, other := write(t, t.TempDir(), map[string]string{"slow.conf": `{"name":"slow","type":"macvlan"}`}), write(t, t.TempDir(), map[string]string{"slow.conf": `{"name":"slow","type":"ipvlan"}`})
-	write(t, files, map[string]string{"disk.conf": `{"confDir":"` + disk + `"}`, "ondisk.json": podJSON + "\n---\n" + fastJSON + "\n---\n" + strings.Split(slowYAML, "spec:")[0]})
+	write(t, files, map[string]string{"disk.conf": `{"confDir":"` + disk + `"}`, "override.json": strings.Replace(podJSON, `k8s.v1.cni.cncf.io/networks":"fast,nets/slow`, `v1.multus-cni.io/default-network":"slow`, 1), "ondisk.json": podJSON + "\n---\n" + fastJSON + "\n---\n" + strings.Split(slowYAML, "spec:")[0]})
 	tests := map[string]struct {
 		args    string
 		kubectl bool
@@ -90,6 +90,7 @@ func TestExplain(t *testing.T) {
 		"it does, but for this one":    {"-f FILES/pod.json --nads FILES --cni-conf-dir " + shares, false, []string{"net2            nets/slow\n                - asked for"}, "", 0},
 		"its file is given":            {"-f FILES/pod.json --nads FILES --config FILES/open.conf --cni-conf-dir " + isolates, false, []string{"net2            nets/slow\n                - asked for"}, "", 0},
 		"it gives networks":            {"-f FILES/pod.json --nads FILES --cni-conf-dir " + gives, false, []string{`also gives pods the networks ["side"]`, "net1            shop/fast"}, "", 0},
+		"where it has definitions":     {"-f FILES/override.json --nads FILES --cni-conf-dir " + agents(`,"multusNamespace":"nets"`), false, []string{"eth0            nets/slow\n                - asked for"}, "", 0},
 		"its own file is broken":       {"-f FILES/pod.json --nads FILES --cni-conf-dir " + write(t, t.TempDir(), map[string]string{"00-viaduct.conflist": "{"}), false, nil, "00-viaduct.conflist", 0},
 		"its file has a folder":        {"-f FILES/ondisk.json --config FILES/disk.conf", false, []string{"plugins: macvlan, from the file " + disk + "/slow.conf"}, "", 0},
 		"a flag before that, too":      {"-f FILES/ondisk.json --config FILES/disk.conf --networks-dir " + other, false, []string{"plugins: ipvlan, from the file " + other + "/slow.conf"}, "", 0},

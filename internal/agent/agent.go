@@ -108,6 +108,9 @@ func newKeeper(ctx context.Context, c Config, planner *Planner) *cniconf.Keeper 
 	if c.Node.Policy.Isolated {
 		k.Options.NamespaceIsolation, k.Options.GlobalNamespaces = true, c.Node.Policy.Global
 	}
+	if c.Node.Namespace != network.DefaultNamespace {
+		k.Options.MultusNamespace = c.Node.Namespace
+	}
 	if c.Node.HasDefault() {
 		k.Default = func() (cniconf.Default, error) { return planner.defaultNetwork(ctx) }
 	}

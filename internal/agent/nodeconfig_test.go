@@ -67,6 +67,9 @@ func TestMultusDefaultNetworksByEachName(t *testing.T) {
 	if err != nil || !strings.Contains(string(conf), `"systemNamespaces"`) || !strings.Contains(string(conf), `"side"`) {
 		t.Errorf("meta-cni is not told to ask: %s, %v", conf, err)
 	}
+	if !strings.Contains(string(conf), `"multusNamespace": "shop"`) {
+		t.Errorf("vfctl is not told where definitions are: %s", conf)
+	}
 }
 
 // The default network, by each kind of name, goes into the runtime's configuration, whatever else is in its folder.

@@ -95,9 +95,11 @@ type Options struct {
 	BinDir string `json:"binDir,omitempty"`
 	// MultusDir is where Multus saved what it attached, if not where it usually does.
 	MultusDir string `json:"cniDir,omitempty"`
-	// NamespaceIsolation, with GlobalNamespaces, is the agent's to hold. It stands here for vfctl, which has only the node's files.
+	// NamespaceIsolation, with GlobalNamespaces and MultusNamespace, is the agent's to hold. They stand here for vfctl, which has
+	// only the node's files.
 	NamespaceIsolation bool     `json:"namespaceIsolation,omitempty"`
 	GlobalNamespaces   []string `json:"globalNamespaces,omitempty"`
+	MultusNamespace    string   `json:"multusNamespace,omitempty"`
 }
 
 // Render makes our file: one plugin, with the default network's list in it. The runtime passes to a plugin what that

@@ -130,7 +130,7 @@ func TestWriteIsOneRename(t *testing.T) {
 func TestRenderWithNetworksForEveryPod(t *testing.T) {
 	options := Options{
 		DefaultNetworks: []string{"side"}, SystemNamespaces: []string{"kube-system"}, BinDir: "/opt/more", MultusDir: "/old/state",
-		NamespaceIsolation: true, GlobalNamespaces: []string{"default"},
+		NamespaceIsolation: true, GlobalNamespaces: []string{"default"}, MultusNamespace: "infra",
 	}
 	data, err := Render(Default{List: json.RawMessage(flannel)}, options)
 	if err != nil {
