@@ -32,13 +32,13 @@ func agentToken(t *testing.T, boundTo *corev1.Pod) kubernetes.Interface {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	own, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	config = rest.AnonymousClientConfig(config)
-	config.BearerToken = token.Status.Token
-	thief, err := kubernetes.NewForConfig(config)
+	own = rest.AnonymousClientConfig(own)
+	own.BearerToken = token.Status.Token
+	thief, err := kubernetes.NewForConfig(own)
 	if err != nil {
 		t.Fatal(err)
 	}

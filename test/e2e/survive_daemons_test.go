@@ -30,6 +30,12 @@ func faults() []fault {
 		{name: "DaemonSets upgraded and rolled back", strike: upgrade},
 		{name: "ConfigMap broken and mended", strike: breakConfigMap},
 		{name: "NAD deleted under running pods", strike: deleteNAD},
+		{name: "API server away", strike: loseAPIServer},
+		{name: "PF's link down and up", strike: setPFDown},
+		{name: "driver of a pod's VF unbound", strike: unbindVF},
+		{name: "numvfs changed under a pod", strike: changeNumVFs, rest: true},
+		{name: "disk full", strike: fillDisks},
+		{name: "clock an hour ahead, and back", strike: jump},
 	}
 }
 

@@ -25,6 +25,8 @@ var (
 // the pods that hold VFs have the same containers, VFs and settings as before; the pods that were to start meanwhile run; all
 // other VFs can be given to one more pod; and when the pods that came and went are gone, nothing of them is left.
 func TestSurvive(t *testing.T) {
+	keepTheAPIServer(t)
+	nameVFs(t)
 	leaveNothing(t)
 	s := newSurvival(t)
 	deck := faults()
