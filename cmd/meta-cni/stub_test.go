@@ -452,6 +452,33 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// A network's author who has a plugin that passes its "delegate" on, as flannel does, cannot have meta-cni run programs from a
+// folder of theirs, or write where they say.
+func TestNestedIsRefused(t *testing.T) {
+	n := newNode(t)
+	theirs := t.TempDir()
+	if err := os.Rename(filepath.Join(n.bin, "rec-b"), filepath.Join(theirs, "rec-b")); err != nil {
+		t.Fatal(err)
+	}
+	inner := filepath.Join(n.dir, "inner")
+	passesOn := fmt.Sprintf("#!/bin/sh\ncat > /dev/null\nexec %s/meta-cni < %s\n", n.bin, inner)
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"inner","type":"meta-cni","delegates":[%s],"binDir":%q,"stateDir":%[2]q,"runDir":%[2]q,
+		"runtimeConfig":{%[3]q:{}}}`, n.chain("pods", "1.1.0", "rec-b"), theirs, annotationsCapability)
+	err := errors.Join(os.WriteFile(filepath.Join(n.bin, "passes-on"), []byte(passesOn), 0o700), os.WriteFile(inner, []byte(conf), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.def = n.chain("pods", "1.1.0", "passes-on")
+	if _, err := n.run("ADD"); err == nil || !strings.Contains(err.Error(), "cannot be called by a plugin of one of its own networks") {
+		t.Errorf("ADD: %v", err)
+	}
+	n.ok("DEL")
+	entries, err := os.ReadDir(theirs)
+	if err != nil || len(entries) != 1 || n.trace() != nil || n.left() != nil {
+		t.Errorf("its folder has %v, %v; calls: %v; left: %v", entries, err, n.trace(), n.left())
+	}
+}
+
 func TestMultusBinDir(t *testing.T) {
 	n := newNode(t)
 	other := t.TempDir()

@@ -203,10 +203,13 @@ func (r *Runner) find(plugin string) (string, *network.Error) {
 // variables are CNI's own in a plugin's environment.
 var variables = []string{"CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"}
 
+// InsideVariable is in the environment of the plugins that a Runner runs, and so of those that they run.
+const InsideVariable = "VIADUCT_INSIDE"
+
 // environ is this process's environment with the CNI variables of this call alone, each once: what the runtime would give the
-// plugin. One that is not set is empty.
+// plugin, and InsideVariable. One that is not set is empty.
 func environ(set map[string]string) []string {
-	var env []string
+	env := []string{InsideVariable + "=1"}
 	for _, kv := range os.Environ() {
 		if name, _, _ := strings.Cut(kv, "="); !slices.Contains(variables, name) {
 			env = append(env, kv)

@@ -139,15 +139,24 @@ func undoable(baseline, wanted vf.Settings) vf.Settings {
 
 // refuseUplink keeps a VF that carries the node's own traffic where it is.
 func refuseUplink(dev vf.Netdev) error {
+	use, err := nodeUse(dev)
+	if err == nil && use != "" {
+		err = coded(types.ErrInvalidNetworkConfig, errors.New(use))
+	}
+	return err
+}
+
+// nodeUse says what the node itself uses a VF's interface for; empty if for nothing. The error has code 5.
+func nodeUse(dev vf.Netdev) (string, error) {
 	if !dev.Up {
-		return nil // it carries nothing
+		return "", nil // it carries nothing
 	}
 	links, err := netlinks.NodeLinks()
 	if err != nil {
-		return coded(types.ErrIOFailure, err)
+		return "", coded(types.ErrIOFailure, err)
 	}
 	if l := links[dev.Index]; l.Uplink != "" || l.Addressed != "" {
-		return coded(types.ErrInvalidNetworkConfig, fmt.Errorf("interface %s of VF %s is in use by the node itself: %s%s", dev.Name, dev.Address, l.Uplink, l.Addressed))
+		return fmt.Sprintf("interface %s of VF %s is in use by the node itself: %s%s", dev.Name, dev.Address, l.Uplink, l.Addressed), nil
 	}
-	return nil
+	return "", nil
 }

@@ -40,11 +40,15 @@ func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
 		return nil, coded(types.ErrIOFailure, err)
 	}
 	at, lost := d.placeOf(now.Netns)
-	switch {
-	case lost != nil:
+	if lost != nil {
 		return nil, lost
-	case at.ID == (netns.ID{}) && now.Saved.Before(lastBoot()):
-		d.log.Info("what sriov-cni saved of the VF is from before a reboot: dropped", "container", now.ContainerID)
+	}
+	stale, err2 := d.stale(now, at)
+	switch {
+	case err2 != nil:
+		return nil, err2
+	case stale != "":
+		d.log.Warn("what sriov-cni saved of the VF is dropped", "container", now.ContainerID, "reason", stale)
 		if corrupt {
 			_, err = theirs.SetAside(d.key())
 			return nil, coded(types.ErrIOFailure, err)
@@ -77,6 +81,17 @@ func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
 	}
 	d.log.Info("takes over a VF that sriov-cni attached", "owner", r.Owner.String(), "netns", at.Path, "before", r.Baseline.Settings.String())
 	return r, coded(types.ErrIOFailure, theirs.Forget(d.key(), append(older, now)...))
+}
+
+// stale says why what sriov-cni saved cannot be how the VF is to become again; empty if it can.
+func (d *device) stale(now *takeover.Attachment, at Place) (why string, err error) {
+	if at.ID == (netns.ID{}) && now.Saved.Before(lastBoot()) {
+		return "it is from before a reboot", nil
+	}
+	if dev, home := d.atHome(); home {
+		return nodeUse(dev)
+	}
+	return "", nil
 }
 
 // placeOf is where a VF is that sriov-cni says it has put into the namespace at path; without an ID if no namespace has it any

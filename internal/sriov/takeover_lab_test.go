@@ -20,22 +20,27 @@ import (
 
 const theirs = "/var/lib/cni/sriov"
 
-// attachedBySRIOVCNI puts the VF into the pod as sriov-cni does, and leaves what that leaves, as it was captured.
+// attachedBySRIOVCNI puts the VF into the pod as sriov-cni does, and leaves what that leaves.
 func (p *pod) attachedBySRIOVCNI(d *pci.Device) (was state) {
 	p.Helper()
-	p.id = strings.ReplaceAll(p.id, "-", "") // as runtimes make them: its files are named by id, a dash, and the interface
 	was = p.state(d)
 	p.ip("link", "set", p.uplink(d), "vf", strconv.Itoa(d.VFIndex), "vlan", "100", "trust", "on", "spoofchk", "off", "mac", "02:00:00:00:01:00")
 	p.ip("link", "set", was.Netdev.Name, "netns", p.ns, "name", "net1")
 	p.ip("-n", p.ns, "link", "set", "net1", "address", "02:00:00:00:01:00", "mtu", "1400", "promisc", "on", "up")
+	p.savedBySRIOVCNI(d, was)
+	return was
+}
 
+// savedBySRIOVCNI leaves what sriov-cni leaves of a VF of this pod, which was so before, as it was captured.
+func (p *pod) savedBySRIOVCNI(d *pci.Device, was state) {
+	p.Helper()
+	p.id = strings.ReplaceAll(p.id, "-", "") // as runtimes make them: its files are named by id, a dash, and the interface
 	data, err := os.ReadFile(filepath.Join(takeovertest.Node(p, nil), theirs, takeovertest.ContainerID+"-net1"))
 	if err != nil {
 		p.Fatal(err)
 	}
 	p.write(filepath.Join(theirs, p.id+"-net1"), was.savedAs(p.T, d, string(data)))
 	p.write(filepath.Join(theirs, "pci", d.Address.String()), p.path())
-	return was
 }
 
 // savedAs is a file of sriov-cni for a VF that was so before; captured is the one that was captured.
@@ -187,6 +192,23 @@ func TestTakeover(t *testing.T) {
 		next.call("DEL", next.conf(d, nil)).must(t)
 		n.ip("-n", p.ns, "link", "show", "net1")
 		p.call("DEL", p.leased(d)).must(t)
+		n.wantAsBefore(d, was)
+	})
+	// Its pod lost the VF long ago, and the node has it for itself.
+	t.Run("the node uses the VF", func(t *testing.T) {
+		n.T = t
+		p, was := n.newPod(), n.state(d)
+		p.savedBySRIOVCNI(d, was)
+		name := was.Netdev.Name
+		n.ip("link", "set", name, "mtu", "1400", "up")
+		n.ip("addr", "add", "192.0.2.77/24", "dev", name)
+		uses := n.state(d)
+		p.call("DEL", p.conf(d, nil)).must(t)
+		if diff := cmp.Diff(uses, n.state(d)); diff != "" {
+			t.Errorf("the node's own VF is touched (-before +now):\n%s", diff)
+		}
+		n.ip("addr", "flush", "dev", name)
+		n.ip("link", "set", name, "mtu", strconv.Itoa(was.Netdev.MTU), "down")
 		n.wantAsBefore(d, was)
 	})
 	t.Run("what it saved cannot be read", func(t *testing.T) {
