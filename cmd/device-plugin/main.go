@@ -78,7 +78,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) error {
 	of := &offer.Offer{
 		Config: o.configFile(), Inventory: devices, Log: log, Reload: reload,
 		Holder:  o.holder(),
-		DevInfo: devinfo.Dir{Root: o.devInfoDir}, CDI: o.cdi,
+		DevInfo: devinfo.Dir{Root: o.devInfoDir}, CDI: o.cdi, After: o.after,
 	}
 	metrics := offer.NewMetrics(of, devices)
 	of.Set = plugin.NewSet(plugin.Config{

@@ -42,6 +42,7 @@ type options struct {
 	root, kubeletRoot           string
 	devicePluginDir, devInfoDir string
 	podNamespace, podName       string
+	after                       string
 	cdi                         *cdi.Dir // nil: not used
 	metrics                     string
 	level                       slog.Level
@@ -67,6 +68,7 @@ func parseOptions(args []string, getenv func(string) string, stderr io.Writer) (
 	fs.StringVar(&o.kubeletRoot, "kubelet-root", "/var/lib/kubelet", "the kubelet's root `folder`, with plugins_registry and pod-resources")
 	fs.StringVar(&o.devicePluginDir, "device-plugin-dir", "/var/lib/kubelet/device-plugins", "`folder` of kubelet.sock, which does not move with the kubelet's root")
 	fs.StringVar(&o.devInfoDir, "device-info-dir", devinfo.DefaultRoot, "`folder` for device-info files")
+	fs.StringVar(&o.after, "wait-for-file", getenv("WAIT_FOR_FILE"), "offer nothing before this `file` is there, such as the meta CNI's configuration; default $WAIT_FOR_FILE")
 	fs.StringVar(&o.metrics, "metrics-address", "127.0.0.1:9808", "`address` for /metrics, /healthz and /readyz; empty for none")
 	fs.Func("log-level", "debug, info, warn or error; or a `level` of the older device plugin (panic, fatal, warning; a number is info)", o.setLevel)
 	fs.StringVar(&logDir, "log-dir", "", "ignored: the log goes to standard error")

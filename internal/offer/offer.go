@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"os"
 	"sync"
 	"time"
 
@@ -44,6 +45,9 @@ type Offer struct {
 	// 2 min. VFs that are made anew within it leave no gap.
 	Grace time.Duration
 
+	// After is a file without which nothing is offered at first: the meta CNI's configuration, on nodes that have ours. Before it
+	// is there, a pod with a VF would start with the default network alone, and nobody would try again. Empty: there is none.
+	After string
 	// DevInfo and CDI are where files of devices are removed when those are free; CDI nil: there are none.
 	DevInfo devinfo.Dir
 	CDI     *cdi.Dir
@@ -55,6 +59,7 @@ type Offer struct {
 	last    sorting
 	served  map[string]bool // resources that had a device once
 	owned   []string        // resources whose device-info files are ours; nil: it was not looked yet
+	after   bool            // After was there
 	open    bool            // what pods have is known, or nobody will tell
 	first   holding         // the complete one that is to be confirmed
 	waiting time.Time       // since when a kubelet that runs does not tell; zero: there is none
@@ -111,7 +116,7 @@ func (o *Offer) Run(ctx context.Context) {
 			o.Log.Info("read the configuration again, as asked")
 			round = o.refresh(true)
 		case <-ticker.C:
-			round = o.refresh(false) || looks%5 == 0 || !o.open
+			round = o.refresh(false) || looks%5 == 0 || !o.open || !o.after
 		}
 		if round {
 			o.round(ctx, ask)
@@ -163,10 +168,15 @@ func (o *Offer) round(ctx context.Context, ask bool) {
 		waiting = "the first look at the devices"
 	case !o.open:
 		waiting = "the kubelet to say which devices pods have"
+	case !o.isAfter():
+		waiting = o.After + ", which the meta CNI's agent writes: until then no pod would get its networks"
 	}
 	if waiting != "" {
 		o.mu.Lock()
 		defer o.mu.Unlock()
+		if waiting != o.status.Waiting {
+			o.Log.Info("nothing is offered yet", "waiting_for", waiting)
+		}
 		o.status.Waiting = waiting
 		return
 	}
@@ -186,6 +196,15 @@ func (o *Offer) round(ctx context.Context, ask bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.status.Offering, o.status.Waiting, o.status.Resources = true, "", resources
+}
+
+// isAfter looks for After. Once it was there, its loss is the agent's to mend: the VFs that pods have must stay offered.
+func (o *Offer) isAfter() bool {
+	if !o.after {
+		_, err := os.Stat(o.After)
+		o.after = o.After == "" || err == nil
+	}
+	return o.after
 }
 
 // A holding is what pods had when the kubelet was asked.

@@ -46,6 +46,7 @@ type node struct {
 	inventory offer.Inventory // the node itself, unless a test wants one that looks by itself
 	patience  time.Duration   // for the kubelet to say what pods have
 	settle    time.Duration   // for what it says to be all
+	after     string          // a file that is waited for
 
 	changed chan struct{}
 	mu      sync.Mutex
@@ -101,7 +102,7 @@ func (n *node) start() {
 	n.offer = &offer.Offer{
 		Config:    &offer.ConfigFile{Path: filepath.Join(n.config, "config.json"), Node: "node1", Prefix: "intel.com"},
 		Inventory: n.inventory, Log: log, Reload: n.reload, Look: 5 * time.Millisecond, Grace: time.Hour,
-		Patience: n.patience, Settle: n.settle,
+		Patience: n.patience, Settle: n.settle, After: n.after,
 		DevInfo: devinfo.Dir{Root: filepath.Join(n.files, "devinfo")}, CDI: &cdi.Dir{Root: filepath.Join(n.files, "cdi")},
 		Holder: offer.PodResources{
 			Socket:  filepath.Join(n.kubelet.Dir, "pod-resources", "kubelet.sock"),

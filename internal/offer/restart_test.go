@@ -42,6 +42,28 @@ func TestRestartWaitsForWhatPodsHave(t *testing.T) {
 	n.sees(resource, vf0)
 }
 
+// A pod that gets a VF before the meta CNI is there would run with the default network alone. Once it was there, VFs stay offered.
+func TestWaitsForTheMetaCNI(t *testing.T) {
+	n := prepareNode(t, pools(all))
+	n.after = filepath.Join(n.config, "00-viaduct.conflist")
+	n.kubelet.Start()
+	t.Cleanup(n.kubelet.Stop)
+	n.start()
+	n.afterSomeRounds()
+	if text := n.get("/readyz", 503); !strings.Contains(text, "waiting for "+n.after) {
+		t.Errorf("/readyz: %q", text)
+	}
+	n.sees(resource, "-")
+
+	n.write("00-viaduct.conflist", "{}")
+	n.sees(resource, vf0+" "+vf1)
+	if err := os.Remove(n.after); err != nil {
+		t.Fatal(err)
+	}
+	n.afterSomeRounds()
+	n.sees(resource, vf0+" "+vf1)
+}
+
 // A kubelet that just started may list our own pod before others: what it says first has to be said twice.
 func TestRestartOfBothWaitsForAllPods(t *testing.T) {
 	n := prepareNode(t, pools(other, fewVFs))

@@ -141,7 +141,7 @@ func undoable(baseline, wanted vf.Settings) vf.Settings {
 func refuseUplink(dev vf.Netdev) error {
 	use, err := nodeUse(dev)
 	if err == nil && use != "" {
-		err = coded(types.ErrInvalidNetworkConfig, errors.New(use))
+		err = coded(types.ErrInvalidNetworkConfig, fmt.Errorf("interface %s of VF %s is in use by the node itself: %s", dev.Name, dev.Address, use))
 	}
 	return err
 }
@@ -152,11 +152,6 @@ func nodeUse(dev vf.Netdev) (string, error) {
 		return "", nil // it carries nothing
 	}
 	links, err := netlinks.NodeLinks()
-	if err != nil {
-		return "", coded(types.ErrIOFailure, err)
-	}
-	if l := links[dev.Index]; l.Uplink != "" || l.Addressed != "" {
-		return fmt.Sprintf("interface %s of VF %s is in use by the node itself: %s%s", dev.Name, dev.Address, l.Uplink, l.Addressed), nil
-	}
-	return "", nil
+	l := links[dev.Index]
+	return l.Uplink + l.Addressed, coded(types.ErrIOFailure, err)
 }

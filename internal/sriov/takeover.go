@@ -89,7 +89,10 @@ func (d *device) stale(now *takeover.Attachment, at Place) (why string, err erro
 		return "it is from before a reboot", nil
 	}
 	if dev, home := d.atHome(); home {
-		return nodeUse(dev)
+		if why, err = nodeUse(dev); why != "" {
+			why = "the node itself uses the VF's interface: " + why
+		}
+		return why, err
 	}
 	return "", nil
 }

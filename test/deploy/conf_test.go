@@ -2,7 +2,9 @@ package deploy
 
 import (
 	"maps"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -104,6 +106,8 @@ func (p paths) metaAgent() map[string][]string {
 
 func (p paths) everything() map[string][]string {
 	all := p.devicePlugin()
+	// Where the meta CNI is, too, it is waited for.
+	all["device-plugin/device-plugin"] = append(all["device-plugin/device-plugin"], p.cniConf+" (ro)")
 	maps.Copy(all, p.metaAgent())
 	return all
 }
@@ -173,7 +177,7 @@ func TestPathsInsideStay(t *testing.T) {
 		for name, pod := range kustomize(t, overlay).pods(t) {
 			for _, c := range containers(pod) {
 				for _, m := range c.VolumeMounts {
-					if m.Name != "cdi" {
+					if m.Name != "cdi" && (m.Name != "cni-conf" || name != "device-plugin") {
 						got[name+"/"+c.Name] = append(got[name+"/"+c.Name], m.MountPath)
 					}
 				}
@@ -243,6 +247,36 @@ func TestRights(t *testing.T) {
 	for key := range kustomize(t, ".") {
 		if strings.Contains(key, "Role") && !slices.Contains(metaCNI, key) {
 			t.Errorf("another role: %s", key)
+		}
+	}
+}
+
+// Where both are, a node offers no VF before a pod that gets it gets its networks: the device plugin waits for the file that the
+// agent writes, where it sees it.
+func TestVFsWaitForTheMetaCNI(t *testing.T) {
+	const conf = "00-viaduct.conflist"
+	source, err := os.ReadFile("../../internal/install/conf.go")
+	if err != nil || !strings.Contains(string(source), strconv.Quote(conf)) {
+		t.Errorf("the agent writes another file than %s: %v", conf, err)
+	}
+	for _, overlay := range overlays(t) {
+		pods := kustomize(t, overlay).pods(t)
+		_, meta := pods["meta-agent"]
+		for _, c := range pods["device-plugin"].Containers {
+			waits := ""
+			for _, e := range c.Env {
+				if e.Name == "WAIT_FOR_FILE" {
+					waits = e.Value
+				}
+			}
+			want := ""
+			if meta {
+				want = "/etc/cni/net.d/" + conf
+			}
+			sees := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/etc/cni" })
+			if waits != want || sees != meta {
+				t.Errorf("%s: the device plugin waits for %q, want %q; sees the folder: %t", overlay, waits, want, sees)
+			}
 		}
 	}
 }

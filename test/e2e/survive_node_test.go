@@ -39,8 +39,7 @@ func nameVFs(t *testing.T) {
 	}
 }
 
-// asUdev gives VFs that were made anew the name and the MAC that they had, as udev and who configures the node do. Those that
-// a pod has meanwhile get them when they are back.
+// asUdev gives VFs that were made anew the name and the MAC that they had, as udev and who configures the node do.
 func (s *survival) asUdev(context.Context) error {
 	now, err := look()
 	if err != nil {
@@ -133,11 +132,13 @@ func changeNumVFs(t *testing.T, s *survival) {
 		t.Fatal(err)
 	}
 	defer func() {
+		s.stream.hold(t) // or a pod gets a new VF before udev has named it, and it goes back to how it was then
 		if err := setNumVFs(path, before); err != nil {
 			t.Error(err)
 		}
-		p.remove(context.WithoutCancel(t.Context()), t)
 		eventually(t, "the new VFs to have their names and MACs", s.asUdev)
+		s.stream.resume()
+		p.remove(context.WithoutCancel(t.Context()), t)
 	}()
 	if err := setNumVFs(path, 2); err != nil {
 		t.Fatal(err)

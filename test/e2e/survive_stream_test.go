@@ -213,6 +213,15 @@ func (c *stream) pause(t *testing.T, over time.Time) (delayed int) {
 	return int(c.since.Load())
 }
 
+// hold returns when no pod comes and goes any more.
+func (c *stream) hold(t *testing.T) {
+	t.Helper()
+	c.turn <- struct{}{}
+	if err := c.clear(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func (c *stream) resume() { <-c.turn }
 
 // clear deletes what is left of its pods, and waits until they are gone.
