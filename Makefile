@@ -154,10 +154,18 @@ SEED    ?= 0
 survive: image bin/cluster bin/testpmd.tar ## what goes wrong on nodes, at random for 10 minutes while pods hold VFs and others come and go; prints a table; SEED=N replays
 	go test -tags cluster -v -count=1 -timeout 60m -exec '$(CLUSTER) --' ./test/e2e -run '^TestSurvive$$' -args -survive-for $(SURVIVE) -survive-seed $(SEED)
 
+.PHONY: reboot
+reboot: image bin/cluster bin/testpmd.tar ## a node that is rebooted while pods hold VFs and others start
+	@disk=$$(mktemp -d); trap 'rm -rf "$$disk"' EXIT; \
+	for half in before after; do \
+		go test -tags cluster,reboot -v -count=1 -timeout 40m -exec "$(CLUSTER) --persist $$disk --" ./test/e2e -run '^TestReboot$$' -args -reboot $$half || exit 1; \
+	done
+
 .PHONY: soak
 soak: ## what takes too long for CI: fuzzing for 10 minutes each, every test ten times over, and 10,000 pods
 	$(MAKE) fuzz FUZZTIME=10m
 	$(MAKE) survive
+	$(MAKE) reboot
 	$(MAKE) test COUNT=10
 	$(MAKE) test-numa
 	VIADUCT_PODS=10000 go test -run TestChurn -timeout 60m ./internal/delegate
@@ -174,7 +182,7 @@ check-format: bin/tools/gofumpt
 .PHONY: check-lint
 check-lint: bin/tools/golangci-lint
 	go vet ./...
-	go vet -tags lab,cluster,numa,labhost,scale ./...
+	go vet -tags lab,cluster,numa,labhost,scale,reboot ./...
 	bin/tools/golangci-lint run
 	go vet -C test/deploy ./...
 	cd test/deploy && ../../bin/tools/golangci-lint run

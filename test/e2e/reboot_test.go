@@ -1,4 +1,4 @@
-//go:build cluster
+//go:build cluster && reboot
 
 package e2e
 
@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// Behind a tag of its own: it takes two starts of the cluster.
 var rebootHalf = flag.String("reboot", "", "before or after: this half of TestReboot, with a reboot of the cluster's node (--persist) between the two")
 
 const (
@@ -45,7 +46,7 @@ func TestReboot(t *testing.T) {
 	case "after":
 		afterReboot(t)
 	default:
-		t.Skip("it needs a reboot: make survive")
+		t.Fatal("say which half: make reboot")
 	}
 }
 
