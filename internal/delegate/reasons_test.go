@@ -58,6 +58,14 @@ func TestReasonsOnTheNode(t *testing.T) {
 			plugins: []string{"rec-b"}, route: []string{"fd02::1"}, prepare: "echo 1 > /proc/sys/net/ipv6/conf/net1/disable_ipv6",
 			reason: network.GatewayOutOfReach, key: "default-route", says: []string{"fd02::1"},
 		},
+		"a network that makes no interface, as for DPDK": {
+			plugins: []string{"rec-b"}, route: []string{"10.2.0.1"}, prepare: "ip link del net1",
+			reason: network.GatewayOutOfReach, key: "default-route", says: []string{"net1", "makes no interface"},
+		},
+		"an interface that is down": {
+			plugins: []string{"rec-b"}, route: []string{"fe80::1"}, prepare: "ip link set net1 down",
+			reason: network.GatewayOutOfReach, key: "default-route", says: []string{"fe80::1", "network is down"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)

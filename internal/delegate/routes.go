@@ -45,7 +45,7 @@ func setDefaultRoutes(rec *Record) error {
 	case errors.Is(err, netlinks.ErrGateway):
 		return &network.Error{
 			Reason: network.GatewayOutOfReach, Pod: rec.Pod, Network: asked, Key: "default-route", Problem: err.Error(),
-			Remedy: "name a router in a subnet that the interface has an address of",
+			Remedy: "name a router in a subnet that the interface has an address of; a network that makes no interface, as for DPDK, can have no default-route",
 		}
 	case err != nil:
 		return fmt.Errorf("network %s: default-route: %w", asked, err)

@@ -16,7 +16,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
 )
 
-// ErrGateway means that the kernel does not reach a gateway through its interface.
+// ErrGateway means that the kernel does not reach a gateway through its interface: there may be none of that name, or it is down.
 var ErrGateway = errors.New("the interface does not reach the gateway")
 
 // A Gateway is where a default route goes: to an address, through an interface.
@@ -130,9 +130,10 @@ func replaceRoutes(h *netlink.Handle, old, now []netlink.Route) error {
 		// Append, not add: two gateways of one family are two routes of one metric.
 		err := h.RouteAppend(&now[i])
 		switch {
-		// EINVAL is IPv6's word for a gateway that is the pod's own address, ENODEV and EACCES for an interface without IPv6.
+		// EINVAL is IPv6's word for a gateway that is the pod's own address, ENODEV and EACCES for an interface without IPv6, ENETDOWN
+		// for one that is down.
 		case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENODEV),
-			errors.Is(err, unix.EACCES):
+			errors.Is(err, unix.EACCES), errors.Is(err, unix.ENETDOWN):
 			return fmt.Errorf("add a default route via %s: %w: %w", now[i].Gw, ErrGateway, err)
 		case err != nil:
 			return fmt.Errorf("add a default route via %s: %w", now[i].Gw, err)
@@ -143,6 +144,9 @@ func replaceRoutes(h *netlink.Handle, old, now []netlink.Route) error {
 
 func defaultRoute(h *netlink.Handle, g Gateway) (netlink.Route, error) {
 	link, err := h.LinkByName(g.IfName)
+	if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
+		err = fmt.Errorf("%w: %w", ErrGateway, err)
+	}
 	if err != nil {
 		return netlink.Route{}, fmt.Errorf("set a default route via %s: find interface %s: %w", g.Address, g.IfName, err)
 	}

@@ -86,8 +86,8 @@ func TestSetDefaultRoutes(t *testing.T) {
 			if got := fmt.Sprint(err); (err != nil) != (tc.fails != "") || !strings.Contains(got, tc.fails) {
 				t.Errorf("want an error with %q, got %v", tc.fails, err)
 			}
-			if unreached := tc.fails != "" && tc.fails != "net7"; errors.Is(err, ErrGateway) != unreached {
-				t.Errorf("is it the gateway: want %v, got %v", unreached, err)
+			if tc.fails != "" && !errors.Is(err, ErrGateway) {
+				t.Errorf("is it the gateway? %v", err)
 			}
 			if diff := cmp.Diff(tc.routes, defaultsIn(in)); diff != "" {
 				t.Errorf("default routes: -want +got:\n%s", diff)
