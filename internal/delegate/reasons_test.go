@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -106,6 +107,19 @@ func TestReasonsOnTheNode(t *testing.T) {
 				t.Errorf("the default route is now %s", got)
 			}
 		})
+	}
+}
+
+// What the annotation takes for an interface's name the kernel takes, too; what it refuses beside the names of other
+// interfaces, the kernel refuses.
+func TestInterfaceNamesAsTheKernelHasThem(t *testing.T) {
+	n := newNode(t)
+	for i, name := range []string{"all", "default", "All", "all0", "a.b", "abcdefghijklmno", "net1-2_x"} {
+		_, refused := network.ParseSelections("a@"+name, "shop")
+		out, err := exec.Command("ip", "-n", filepath.Base(n.netns), "link", "add", name, "type", "veth", "peer", "name", fmt.Sprint("peer", i)).CombinedOutput()
+		if (refused != nil) != (err != nil) {
+			t.Errorf("%s: %v; the kernel: %v, %s", name, refused, err, out)
+		}
 	}
 }
 

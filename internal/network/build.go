@@ -136,7 +136,7 @@ func attach(s Selection, d *Definition, device *Device) (Attachment, *Error) {
 		}
 		if len(args) > 0 {
 			if err := mergeArgs(conf, args); err != nil {
-				return a, err.at(fmt.Sprintf("plugins[%d]", i)).at("spec.config")
+				return a, err.at(plugins[i].key).at(d.key)
 			}
 		}
 		plugins[i].conf = conf

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -21,6 +20,7 @@ type Definition struct {
 	Err error
 
 	origin  string // where the configuration stands
+	key     string // likewise, for errors
 	list    object // the list's own keys, without plugins
 	plugins []plugin
 	config  json.RawMessage // the whole list, as it is when a pod asks for nothing special
@@ -29,7 +29,9 @@ type Definition struct {
 type plugin struct {
 	typ          string
 	ipam         string // the IPAM plugin's type
+	key          string // where it stands in the configuration, such as plugins[0]; empty for a single plugin
 	device       string // a device id that the definition's author wrote
+	deviceKey    string // as what
 	capabilities map[string]bool
 	conf         object
 }
@@ -44,12 +46,12 @@ func ParseDefinition(namespace, name, resource, config string) *Definition {
 			at(resourceKey))
 		return d
 	}
-	d.origin = "the definition's spec.config"
+	d.origin, d.key = "the definition's spec.config", "spec.config"
 	switch {
 	case len(config) > MaxConfig: // before it is copied
-		d.fail(tooLong(len(config)).at("spec.config"))
+		d.fail(tooLong(len(config)).at(d.key))
 	case strings.TrimSpace(config) != "":
-		d.fail(d.parse([]byte(config)).at("spec.config"))
+		d.fail(d.parse([]byte(config)).at(d.key))
 	}
 	return d
 }
@@ -67,8 +69,8 @@ func (d *Definition) OnDisk() bool { return d.Err == nil && d.config == nil }
 
 // WithConfig returns the definition with a configuration that was read from the node's disk, at path.
 func (d *Definition) WithConfig(path string, config []byte) *Definition {
-	c := &Definition{Namespace: d.Namespace, Name: d.Name, Resource: d.Resource, origin: "the file " + path}
-	c.fail(c.parse(config).at("file " + path))
+	c := &Definition{Namespace: d.Namespace, Name: d.Name, Resource: d.Resource, origin: "the file " + path, key: "file " + path}
+	c.fail(c.parse(config).at(c.key))
 	return c
 }
 
@@ -94,10 +96,10 @@ func (d *Definition) parse(config []byte) *Error {
 // ParseFile reads a configuration from the node's disk that no NetworkAttachmentDefinition stands for. It goes by its own
 // name, without a namespace.
 func ParseFile(path string, config []byte) *Definition {
-	d := &Definition{origin: "the file " + path}
-	d.fail(d.parse(config).at("file " + path))
+	d := &Definition{origin: "the file " + path, key: "file " + path}
+	d.fail(d.parse(config).at(d.key))
 	if d.Err == nil && d.nameByConfig() == "" {
-		d.fail(problem(MissingKey, "give the network a name", "the key is missing").at("name").at("file " + path))
+		d.fail(problem(MissingKey, "give the network a name", "the key is missing").at("name").at(d.key))
 	}
 	return d
 }
@@ -144,7 +146,7 @@ func parseConfig(config []byte) (object, []plugin, *Error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	raws, err := splitPlugins(list)
+	raws, isList, err := splitPlugins(list)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -154,11 +156,11 @@ func parseConfig(config []byte) (object, []plugin, *Error) {
 	plugins := make([]plugin, 0, len(raws))
 	for i, raw := range raws {
 		p, err := parsePlugin(raw)
-		if err != nil && len(raws) > 1 {
-			err = err.at(fmt.Sprintf("plugins[%d]", i))
+		if isList {
+			p.key = fmt.Sprintf("plugins[%d]", i)
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, err.at(p.key)
 		}
 		plugins = append(plugins, p)
 	}
@@ -166,9 +168,9 @@ func parseConfig(config []byte) (object, []plugin, *Error) {
 }
 
 // splitPlugins takes the plugins out of a list, or makes a list of one out of a single plugin's configuration.
-func splitPlugins(list object) ([]json.RawMessage, *Error) {
+func splitPlugins(list object) (raws []json.RawMessage, isList bool, err *Error) {
 	if err := canonical(list, "cniVersion", "cniVersions", "name", "plugins"); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	dropNulls(list)
 	if raw, isList := list["plugins"]; isList {
@@ -176,19 +178,19 @@ func splitPlugins(list object) ([]json.RawMessage, *Error) {
 		raws, err := decodeList(raw)
 		switch {
 		case err != nil:
-			return nil, err.at("plugins")
+			return nil, true, err.at("plugins")
 		case len(raws) == 0:
-			return nil, problem(EmptyList, `write at least one, such as {"type": "bridge"}`, "the list is empty").at("plugins")
+			return nil, true, problem(EmptyList, `write at least one, such as {"type": "bridge"}`, "the list is empty").at("plugins")
 		case len(raws) > MaxPlugins:
-			return nil, problem(TooMany, "chain fewer", "%d plugins, %d at most", len(raws), MaxPlugins).at("plugins")
+			return nil, true, problem(TooMany, "chain fewer", "%d plugins, %d at most", len(raws), MaxPlugins).at("plugins")
 		}
-		return raws, nil
+		return raws, true, nil
 	}
 	if err := canonical(list, "type"); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if _, single := list["type"]; !single {
-		return nil, problem(MissingKey, `write {"type": "bridge", …} or {"plugins": [{"type": "bridge", …}]}`, "it has neither type nor plugins")
+		return nil, false, problem(MissingKey, `write {"type": "bridge", …} or {"plugins": [{"type": "bridge", …}]}`, "it has neither type nor plugins")
 	}
 	conf := maps.Clone(list)
 	for key := range list {
@@ -199,7 +201,7 @@ func splitPlugins(list object) ([]json.RawMessage, *Error) {
 			delete(list, key)
 		}
 	}
-	return []json.RawMessage{encode(conf)}, nil
+	return []json.RawMessage{encode(conf)}, false, nil
 }
 
 // dropNulls takes the list's own keys without a value for absent, as Multus and the CNI library do with most.
@@ -319,7 +321,10 @@ func parsePlugin(raw json.RawMessage) (p plugin, err *Error) {
 			return p, err
 		}
 	}
-	p.device = cmp.Or(ids[0], ids[1])
+	p.device, p.deviceKey = ids[0], "deviceID"
+	if p.device == "" {
+		p.device, p.deviceKey = ids[1], "pciBusID"
+	}
 	if ids[0] != "" && ids[1] != "" && ids[0] != ids[1] {
 		return p, problem(TwoDevices, "keep one", "deviceID %s and pciBusID %s are two devices", ids[0], ids[1])
 	}

@@ -109,7 +109,7 @@ func askedDevice(sel Selection, d *Definition) (id, key string) {
 	}
 	for _, p := range d.plugins {
 		if p.device != "" {
-			return p.device, "spec.config.deviceID"
+			return p.device, joinKey(d.key, joinKey(p.key, p.deviceKey))
 		}
 	}
 	return "", ""

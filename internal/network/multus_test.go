@@ -365,7 +365,7 @@ func TestMultusConfigurationFile(t *testing.T) {
 	if d := cmp.Diff(want, node); d != "" {
 		t.Error(d)
 	}
-	empty, err := ParseNodeConfig([]byte(`{"plugins":[{"type":"multus","clusterNetwork":"","delegates":null,"systemNamespaces":[],"globalNamespaces":""}]}`))
+	empty, err := ParseNodeConfig([]byte(`{"plugins":[{"type":"multus","name":null,"cniVersion":null,"clusterNetwork":"","delegates":null,"systemNamespaces":[],"globalNamespaces":""}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,8 +45,15 @@ func checkName(s string) *Error {
 	return nil
 }
 
+func checkClaim(s string) *Error {
+	if len(s) > 253 || !domainPattern.MatchString(s) {
+		return problem(BadName, "write the IPAMClaim's name as kubectl shows it, without capitals or slashes", "%s is not an IPAMClaim's name", quote(s))
+	}
+	return nil
+}
+
 // checkIfName follows the kernel's dev_valid_name, and keeps the two names that every pod has. Of a name with '%' the kernel
-// makes another: x%d becomes x0.
+// makes another: x%d becomes x0. It refuses two that stand for interfaces in its settings (sysctl_dev_name_is_allowed).
 func checkIfName(s string) *Error {
 	const remedy = "choose 1 to 15 letters, digits or punctuation, without spaces, '/', ':' and '%'"
 	bad := s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, func(r rune) bool {
@@ -55,8 +62,11 @@ func checkIfName(s string) *Error {
 	if bad {
 		return problem(BadInterface, remedy, "%s cannot be an interface's name", quote(s))
 	}
-	if s == "lo" {
+	switch s {
+	case "lo":
 		return problem(BadInterface, "choose another name", "the name lo belongs to the pod's loopback interface")
+	case "all", "default":
+		return problem(BadInterface, "choose another name", "the name %s stands for many interfaces in the kernel's settings", s)
 	}
 	return nil
 }

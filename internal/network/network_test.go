@@ -217,7 +217,7 @@ func TestCNIArgs(t *testing.T) {
 	}
 	bad := ParseDefinition("shop", "a", "", `{"type":"bridge","args":[]}`)
 	_, err := planOf(t, map[string]string{NetworksAnnotation: `[{"name":"a","cni-args":{"k":1}}]`}, nads(bad), nil)
-	wantRefusal(t, err, "plugins[0].args", "shop/a")
+	wantRefusal(t, err, "key spec.config.args: ", "shop/a")
 }
 
 func TestDevices(t *testing.T) {
@@ -293,7 +293,7 @@ func TestDevicesRefused(t *testing.T) {
 		},
 		"the definition names another's": {
 			ParseDefinition("shop", "a", "", `{"type":"host-device","PCIBusID":"0000:02:10.6"}`), "a", nil,
-			[]string{`"0000:02:10.6" is not the pod's`, "spec.config.deviceID"},
+			[]string{`"0000:02:10.6" is not the pod's`, "key spec.config.pciBusID: "},
 		},
 		"one device twice": {
 			ParseDefinition("shop", "a", "intel.com/sriov", conf), `[{"name":"a","deviceID":"x"},{"name":"a","deviceID":"x"}]`,
@@ -311,6 +311,36 @@ func TestDevicesRefused(t *testing.T) {
 	two := nads(ParseDefinition("shop", "a", "intel.com/sriov", conf), ParseDefinition("shop", "b", "intel.com/sriov", conf))
 	_, err := planOf(t, map[string]string{NetworksAnnotation: "a,b"}, two, map[string][]string{"intel.com/sriov": {"x"}})
 	wantRefusal(t, err, "network shop/b", "need 2 of", `intel.com/sriov: "2"`, "has 1")
+}
+
+// A fault in a configuration is told with its key as it stands there, wherever that is, also where only a pod shows it.
+func TestKeysOfConfigurations(t *testing.T) {
+	disk := func(config string) *Definition {
+		return ParseDefinition("shop", "a", "", "").WithConfig("/nets/a.conf", []byte(config))
+	}
+	nad := func(config string) *Definition { return ParseDefinition("shop", "a", "", config) }
+	for name, tt := range map[string]struct {
+		def *Definition
+		key string
+	}{
+		"a device":                        {nad(`{"type":"host-device","deviceID":"x"}`), "spec.config.deviceID"},
+		"a device by its bus":             {nad(`{"type":"host-device","deviceID":"","pciBusID":"x"}`), "spec.config.pciBusID"},
+		"the device of a list of one":     {nad(`{"plugins":[{"type":"host-device","deviceID":"x"}]}`), "spec.config.plugins[0].deviceID"},
+		"the device of the second plugin": {nad(`{"plugins":[{"type":"tuning"},{"type":"host-device","pciBusID":"x"}]}`), "spec.config.plugins[1].pciBusID"},
+		"a device in a file":              {disk(`{"type":"host-device","deviceID":"x"}`), "file /nets/a.conf.deviceID"},
+		"args":                            {nad(`{"type":"bridge","args":[]}`), "spec.config.args"},
+		"args of the second plugin":       {nad(`{"plugins":[{"type":"bridge"},{"type":"tuning","args":{"cni":1}}]}`), "spec.config.plugins[1].args.cni"},
+		"args in a file":                  {disk(`{"plugins":[{"type":"bridge","args":1}]}`), "file /nets/a.conf.plugins[0].args"},
+		"a type in a list of one":         {nad(`{"plugins":[{"type":"../x"}]}`), "spec.config.plugins[0].type"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := planOf(t, map[string]string{NetworksAnnotation: `[{"name":"a","cni-args":{"k":1}}]`}, nads(tt.def), nil)
+			wantRefusal(t, err, "network shop/a, key "+tt.key+": ")
+		})
+	}
+	const delegates = `{"delegates":[{"type":"flannel"},{"plugins":[{"type":"bridge"},{"type":"host-device","deviceID":"x"}]}]}`
+	_, err := given(t, delegates, testPod, nads(nad(bridgeConf)))
+	wantRefusal(t, err, "key delegates[1].plugins[1].deviceID: ")
 }
 
 func TestDefaultNetwork(t *testing.T) {

@@ -85,7 +85,7 @@ func ParseNodeConfig(data []byte) (*NodeConfig, error) {
 	}
 	p := &nodeParser{NodeConfig: DefaultNodeConfig(), name: "multus-cni-network", ignored: map[string]bool{}}
 	var found faults
-	if raw, ok := o["name"]; ok {
+	if raw, ok := o["name"]; ok && !isNull(raw) {
 		found.add(readString(raw, &p.name, checkNetworkName).at("name"))
 	}
 	for _, k := range nodeKeys {
@@ -237,7 +237,7 @@ func (p *nodeParser) readDelegates(raw json.RawMessage) *Error {
 		return problem(TooMany, "give pods fewer networks", "%d networks, %d at most", len(confs), MaxAttachments)
 	}
 	for i, conf := range confs {
-		d := &Definition{Name: p.name, origin: "the node's configuration"}
+		d := &Definition{Name: p.name, origin: "the node's configuration", key: delegateKey(i)}
 		if err := d.parse(conf); err != nil {
 			return err.at(fmt.Sprintf("[%d]", i))
 		}

@@ -154,7 +154,7 @@ var elementKeys = map[string]func(*Selection, json.RawMessage) *Error{
 	"interface":            func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IfName, checkIfName) },
 	"interfaceRequest":     func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IfName, checkIfName) },
 	"deviceID":             func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.DeviceID, checkDeviceID) },
-	"ipam-claim-reference": func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IPAMClaim, checkName) },
+	"ipam-claim-reference": func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IPAMClaim, checkClaim) },
 	"ips":                  readIPs,
 	"mac":                  readMAC,
 	"infiniband-guid":      readGUID,

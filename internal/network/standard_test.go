@@ -130,7 +130,7 @@ func TestStandardInterface(t *testing.T) {
 	if got := attached(t, `"interface":"data0"`, bridgeConf).IfName; got != "data0" {
 		t.Errorf("got %s", got)
 	}
-	wantReasons(t, "interface", map[string]Reason{`"a/b"`: BadInterface, `"abcdefghijklmnop"`: BadInterface, `"a b"`: BadInterface, `"x%d"`: BadInterface, `"lo"`: BadInterface, `"a\u0007"`: BadInterface, `"eth0"`: InterfaceTaken})
+	wantReasons(t, "interface", map[string]Reason{`"a/b"`: BadInterface, `"abcdefghijklmnop"`: BadInterface, `"a b"`: BadInterface, `"x%d"`: BadInterface, `"lo"`: BadInterface, `"all"`: BadInterface, `"default"`: BadInterface, `"a\u0007"`: BadInterface, `"eth0"`: InterfaceTaken})
 }
 
 func TestStandardCNIArgs(t *testing.T) {
@@ -201,6 +201,9 @@ func TestStandardIPAMClaimReference(t *testing.T) {
 		t.Error(d)
 	}
 	wantReasons(t, "ipam-claim-reference", map[string]Reason{`"A"`: BadName, `[]`: WrongType})
+	if err := refused(t, `"ipam-claim-reference":"A"`, takesAll); strings.Contains(err.Error(), "efinition") || !strings.Contains(err.Error(), "IPAMClaim") {
+		t.Errorf("what is it? %v", err)
+	}
 	wantReason(t, refused(t, `"ipam-claim-reference":"c","ips":["192.0.2.1"]`, takesAll), ClaimAndIPs)
 }
 
