@@ -33,6 +33,8 @@ var (
 	ErrNoPlugin = errors.New("the plugin meta-cni is not installed")
 	// ErrNoDefault means that the node has no other network configuration yet.
 	ErrNoDefault = errors.New("the node's default network has no configuration")
+	// ErrNotLooked means that a Keeper has not looked at the folders yet.
+	ErrNotLooked = errors.New("the node's CNI configuration has not been looked at yet")
 	// ErrNotReady means that the node's default network is not ready.
 	ErrNotReady = errors.New("the node's default network is not ready")
 )

@@ -40,6 +40,7 @@ type Keeper struct {
 	last []byte // what our file had in it when it was looked at last; nil: it was not ours to know
 
 	mu       sync.Mutex
+	looked   bool
 	err      error
 	writes   int
 	restored int
@@ -48,10 +49,13 @@ type Keeper struct {
 	ours     map[string]bool // plugins that were seen to be ours
 }
 
-// Err says what keeps our file from being in place; nil if nothing does.
+// Err says what keeps our file from being in place; nil if nothing does. Before the first look that is not known.
 func (k *Keeper) Err() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if !k.looked {
+		return ErrNotLooked
+	}
 	return k.err
 }
 
@@ -138,7 +142,7 @@ func (k *Keeper) Reconcile() {
 	wrote, skipped, err := k.reconcile()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.err = err
+	k.looked, k.err = true, err
 	if wrote != "" {
 		k.writes++
 		k.Log.Info("Wrote the node's CNI configuration", "file", filepath.Join(k.ConfDir, FileName), "defaultNetwork", wrote)

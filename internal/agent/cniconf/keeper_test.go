@@ -234,6 +234,9 @@ func TestReconcileIsIdle(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, Plugin), nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if !errors.Is(k.Err(), ErrNotLooked) { // else the agent is ready, and the node's pods lack their networks
+		t.Errorf("before the first look: %v", k.Err())
+	}
 	for range 3 {
 		k.Reconcile()
 	}
