@@ -209,6 +209,18 @@ func TestTokens(t *testing.T) {
 			tokens := map[string]bool{}
 			for _, v := range pod.Volumes {
 				tokens[v.Name] = v.Secret != nil || v.Projected != nil
+				if v.Secret != nil {
+					t.Errorf("%s: %s: a secret, which does not end", overlay, name)
+				}
+				if v.Projected == nil {
+					continue
+				}
+				for _, s := range v.Projected.Sources {
+					// An hour is what docs/security.md promises of a stolen one.
+					if of := s.ServiceAccountToken; of != nil && (of.ExpirationSeconds == nil || *of.ExpirationSeconds != 3600) {
+						t.Errorf("%s: %s: a token that does not last 3600 seconds: %v", overlay, name, s)
+					}
+				}
 			}
 			for _, c := range containers(pod) {
 				has := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return tokens[m.Name] })
