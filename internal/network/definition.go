@@ -88,8 +88,11 @@ func (d *Definition) parse(config []byte) *Error {
 	if _, named := list["name"]; !named {
 		list["name"] = encode(d.Name)
 	}
-	d.list, d.plugins = list, plugins
-	d.config = render(list, plugins)
+	rendered := render(list, plugins)
+	if len(rendered) > MaxConfig { // encoding/json takes six bytes for each <, > and &
+		return problem(TooLong, "shorten it; <, > and & take six bytes each there", "as plugins get it, it has %d bytes, %d at most", len(rendered), MaxConfig)
+	}
+	d.list, d.plugins, d.config = list, plugins, rendered
 	return nil
 }
 

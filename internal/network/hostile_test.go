@@ -88,6 +88,7 @@ func TestHostileInput(t *testing.T) {
 		"thousands of gateways":            {networks: `[{"name":"a","default-route":[` + routers(15_000) + `]}]`, reason: TooMany},
 		"a port mapping too many":          {networks: `[{"name":"a","portMappings":[` + list(`{"hostPort":1,"containerPort":1}`, MaxPortMappings+1) + `]}]`, reason: TooMany},
 		"thousands of port mappings":       {networks: `[{"name":"a","portMappings":[` + list(`{"hostPort":1,"containerPort":1}`, 7_000) + `]}]`, reason: TooMany},
+		"a configuration that grows":       {networks: "a", config: `{"type":"x","a":"` + strings.Repeat("<", fill) + `"}`, reason: TooLong},
 		"a list of itself":                 {networks: "a", config: `{"plugins":[` + nested(`{"plugins":[`, `{"type":"x"}`, "]}", 20) + `]}`, reason: MissingKey},
 		"a list of lists, each of a type":  {networks: "a", config: `{"plugins":[{"type":"meta-cni","plugins":[{"type":"meta-cni"}]}]}`, reason: SelfDelegation},
 		"a delegate to itself":             {networks: "a", config: `{"plugins":[{"type":"bridge"},{"type":"meta-cni"}]}`, reason: SelfDelegation},
@@ -166,7 +167,8 @@ func TestHostileInputIsNotKept(t *testing.T) {
 	refuse := func(n int) {
 		for i := range n {
 			config := fmt.Sprintf(`{"type":"x","n":%d,"a":"%s"`, i, strings.Repeat("a", MaxConfig-100))
-			kept = append(kept, ParseDefinition("shop", "a", "", config), ParseDefinition("shop", "a", "", config+`","type":"y"}`))
+			kept = append(kept, ParseDefinition("shop", "a", "", config), ParseDefinition("shop", "a", "", config+`","type":"y"}`),
+				ParseDefinition("shop", "a", "", strings.ReplaceAll(config, "aa", "<<")+`"}`))
 			_, err := planOf(t, map[string]string{NetworksAnnotation: fmt.Sprintf(`[{"name":"%d%s"}]`, i, strings.Repeat("A", MaxAnnotation-100))}, nil, nil)
 			wantReason(t, err, BadName)
 		}
