@@ -260,24 +260,6 @@ func refusals(t *testing.T, path string, all bool) (texts []string) {
 	return texts
 }
 
-// The limits on the page are those in the code.
-func TestLimitsPage(t *testing.T) {
-	text := page(t, "standard.md")
-	for row, limit := range map[string]int{
-		"the annotation, a configuration": network.MaxAnnotation, "networks of a pod": network.MaxAttachments, "plugins in one network": network.MaxPlugins,
-		"all configurations": network.MaxPlan, "nesting of JSON": network.MaxDepth, "faults told": network.MaxFaults,
-		"`ips` of one network": network.MaxIPs, "gateways in `default-route`": network.MaxGateways, "`portMappings` of one network": network.MaxPortMappings,
-	} {
-		m := regexp.MustCompile(`(?m)^\| ` + row + `[^|]*\| (\d+)\D`).FindStringSubmatch(text)
-		if m == nil || m[1] != strconv.Itoa(limit) {
-			t.Errorf("%s: the page has %v, the code %d", row, m, limit)
-		}
-	}
-	if network.MaxConfig != network.MaxAnnotation {
-		t.Error("two limits on one line")
-	}
-}
-
 // Each line of a table of claims says which test shows it, or that nothing holds it.
 func TestEachClaimHasItsTest(t *testing.T) {
 	claims := 0

@@ -329,7 +329,8 @@ func parsePlugin(raw json.RawMessage) (p plugin, err *Error) {
 		p.device, p.deviceKey = ids[1], "pciBusID"
 	}
 	if ids[0] != "" && ids[1] != "" && ids[0] != ids[1] {
-		return p, problem(TwoDevices, "keep one", "deviceID %s and pciBusID %s are two devices", ids[0], ids[1])
+		return p, problem(TwoDevices, "remove both: the pod's device is filled in, of the resource that the annotation "+ResourceAnnotation+" names",
+			"deviceID %s and pciBusID %s are two devices", ids[0], ids[1])
 	}
 	return p, nil
 }

@@ -166,7 +166,7 @@ func missingDevice(d *Definition, defs []*Definition, s *stock) *Error {
 	remedy := fmt.Sprintf("add %s: %q to the resources.limits of one of its containers (an init container's devices do not count)",
 		d.Resource, strconv.Itoa(wanted))
 	if other := s.unused(); other != "" {
-		remedy += fmt.Sprintf(", or, if the network is to take %s, write that into the definition's annotation", other)
+		remedy = fmt.Sprintf("%s, or, if the network is to take %s, write that into the definition's annotation", remedy, other)
 	}
 	return problem(MissingDevice, remedy, "the pod's networks need %d of the resource %s, the pod has %d; the pod's devices: %v",
 		wanted, d.Resource, len(s.had[d.Resource]), s).at(resourceKey)

@@ -19,7 +19,7 @@ func (s *Selection) setCapability(name string, value any) {
 
 func checkDeviceID(id string) *Error {
 	if len(id) > 128 || !devicePattern.MatchString(id) {
-		return problem(BadDeviceID, "write the id as the pod's environment shows it, such as 0000:02:10.0", "%s is not a device id", quote(id))
+		return problem(BadDeviceID, "remove it, and the pod's device is filled in; or write an id such as 0000:02:10.0", "%s is not a device id", quote(id))
 	}
 	return nil
 }
