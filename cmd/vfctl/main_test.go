@@ -68,6 +68,56 @@ func TestNodeInstallAndUninstall(t *testing.T) {
 	}
 }
 
+// Told of folders where nothing of ours is, as by default on k3s, uninstall fails and says which flags to give: the runtime
+// would go on to call what somebody then believes to be gone, or to call what is gone.
+func TestUninstallInTheWrongFolders(t *testing.T) {
+	dir := t.TempDir()
+	bin, conf, other := filepath.Join(dir, "bin"), filepath.Join(dir, "conf"), filepath.Join(dir, "other")
+	self, err := os.ReadFile(must(os.Executable()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{"bin/meta-cni": string(self), "conf/00-viaduct.conflist": "{}", "other/README": ""} {
+		full := filepath.Join(dir, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(full), 0o700), os.WriteFile(full, []byte(text), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	uninstall := func(bin, conf string) error {
+		_, err := vfctl(t, "node", "uninstall", "--state-dir", dir+"/vfs", "--journal-dir", dir+"/pods", "--agent-socket", dir+"/none",
+			"--cni-bin-dir", bin, "--cni-conf-dir", conf, "sriov", "meta-cni")
+		return err
+	}
+	for name, tt := range map[string]struct{ bin, conf, want string }{
+		"both":               {other, other, "none of sriov, meta-cni is in " + other},
+		"neither is there":   {other + "/none", other + "/none", "none of sriov, meta-cni is in " + other},
+		"the configurations": {bin, other, other + " has neither 00-viaduct.conflist nor any other network configuration"},
+	} {
+		err := uninstall(tt.bin, tt.conf)
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "--cni-bin-dir and --cni-conf-dir") {
+			t.Errorf("%s: %v, want %s", name, err, tt.want)
+		}
+		for _, path := range []string{bin + "/meta-cni", conf + "/00-viaduct.conflist"} {
+			if _, err := os.Stat(path); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	if err := uninstall(bin, conf); err != nil {
+		t.Error(err)
+	}
+
+	// Where the journals are is said in the folder that the flag names: here it is none, which is no reason to find nothing attached.
+	journals := filepath.Join(other, "README")
+	text := `{"plugins":[{"type":"meta-cni","stateDir":"` + journals + `"}]}`
+	if err := os.WriteFile(filepath.Join(conf, "00-viaduct.conflist"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vfctl(t, "node", "uninstall", "--state-dir", dir+"/vfs", "--agent-socket", dir+"/none", "--cni-bin-dir", bin, "--cni-conf-dir", conf, "meta-cni"); err == nil || !strings.Contains(err.Error(), journals) {
+		t.Errorf("with its journals elsewhere: %v", err)
+	}
+}
+
 // While a pod has a VF, sriov stays, and so does what the runtime starts it by; --wait lasts until it is free.
 func TestUninstallWaitsForPods(t *testing.T) {
 	dir := t.TempDir()

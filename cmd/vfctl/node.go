@@ -15,6 +15,7 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
 	"github.com/viaduct-sriov/viaduct/internal/install"
+	"github.com/viaduct-sriov/viaduct/internal/ondisk"
 	"github.com/viaduct-sriov/viaduct/internal/operator"
 )
 
@@ -86,18 +87,27 @@ For meta-cni it first removes ` + install.Conf + ` from the runtime's network co
 runtime goes back to the default network. It refuses while the meta-agent runs, which would put it back.
 
 While a pod has a VF, or networks beside the default one, nothing is removed: only these plugins can take back what
-they attached. Delete or drain those pods; --wait waits for the last one.`,
+they attached. Delete or drain those pods; --wait waits for the last one.
+
+It fails if none of the plugins is where it looks: on k3s and some others the runtime's folders are elsewhere than the
+flags say by default, and a runtime that still calls meta-cni starts no pod once that is gone.`,
 		Example: `  kubectl -n viaduct delete daemonset device-plugin meta-agent
   vfctl node uninstall --wait 10m sriov meta-cni vfctl`,
 		Args:      pluginArgs,
 		ValidArgs: slices.Sorted(maps.Keys(install.Plugins)),
 		RunE: func(cmd *cobra.Command, names []string) error {
+			o.node.CNIBinDir, o.node.CNIConfDir = binDir, confDir
 			n, err := o.find(cmd) // of now: the configuration says where the journals are, and goes
 			if err != nil && !force {
 				return err
 			}
 			if !force {
 				if err := detached(cmd, n, wait); err != nil {
+					return err
+				}
+			}
+			if !force {
+				if err := rightFolder(names, binDir, confDir); err != nil {
 					return err
 				}
 			}
@@ -113,16 +123,7 @@ they attached. Delete or drain those pods; --wait waits for the last one.`,
 					}
 				}
 			}
-			var errs []error
-			for _, name := range names {
-				outcome, err := install.Folder(binDir).Uninstall(cmd.Context(), name)
-				if err != nil {
-					errs = append(errs, err)
-					continue
-				}
-				report(cmd, filepath.Join(binDir, name), outcome)
-			}
-			return errors.Join(errs...)
+			return uninstall(cmd, binDir, names)
 		},
 	}
 	cmd.Flags().StringVar(&binDir, "cni-bin-dir", "/opt/cni/bin", "the runtime's folder of CNI plugins")
@@ -131,6 +132,44 @@ they attached. Delete or drain those pods; --wait waits for the last one.`,
 	cmd.Flags().DurationVar(&wait, "wait", 0, "how long to wait for the last pod that still has something of ours")
 	cmd.Flags().BoolVar(&force, "force", false, "also if pods still have something: their VFs and addresses stay as they are")
 	return cmd
+}
+
+// elsewhere is what may be wrong if nothing is found.
+const elsewhere = "the runtime's folders are elsewhere on k3s and some others: name them by --cni-bin-dir and --cni-conf-dir, as docs/troubleshooting.md says"
+
+// rightFolder fails if meta-cni is to be removed, and confDir seems not to be where the runtime has its configurations: there is
+// none at all. A runtime that is told to call meta-cni starts no pod once that is gone.
+func rightFolder(names []string, binDir, confDir string) error {
+	if !slices.Contains(names, "meta-cni") || install.Folder(binDir).Whose("meta-cni") != install.Ours {
+		return nil
+	}
+	paths, err := ondisk.List(confDir)
+	if err != nil {
+		return fmt.Errorf("look for the runtime's configurations: %w", err)
+	}
+	if len(paths) == 0 {
+		return fmt.Errorf("nothing is removed: %s has neither %s nor any other network configuration; %s", confDir, install.Conf, elsewhere)
+	}
+	return nil
+}
+
+// uninstall removes the plugins, and fails if none of them was there: that they are gone already is rarer than a wrong folder.
+func uninstall(cmd *cobra.Command, binDir string, names []string) error {
+	var errs []error
+	found := false
+	for _, name := range names {
+		outcome, err := install.Folder(binDir).Uninstall(cmd.Context(), name)
+		found = found || err != nil || outcome != install.Absent
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		report(cmd, filepath.Join(binDir, name), outcome)
+	}
+	if !found {
+		return fmt.Errorf("none of %s is in %s: if they are not gone already, %s", strings.Join(names, ", "), binDir, elsewhere)
+	}
+	return errors.Join(errs...)
 }
 
 // detached returns when nothing on the node is attached by our plugins any more; its error says what is.
