@@ -40,13 +40,12 @@ help: ## list the targets
 demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from nothing; KEEP=1 leaves the cluster up with a shell
 	bin/cluster run --vfs 0 --image bin/image.tar -- bin/demo $(if $(KEEP),--keep)
 
-# In VMs much is waited for: the lab's tests and the cluster's run at once, once what both need is built. The lab's end first:
-# fuzzing has its core then.
+# In VMs much is waited for: two run at once, once what both need is built.
 .PHONY: test
 test: ## every test there is, fuzz targets for FUZZTIME each
 	hack/stages test-unit
 	$(MAKE) image tools bin/testpmd.tar bin/cni-plugins bin/sriov-helper
-	VMS=1 FUZZERS=1 hack/stages 'test-lab fuzz' test-cluster
+	VMS=1 FUZZERS=1 hack/stages 'test-lab test-cluster fuzz' test-survive
 
 ## building
 
@@ -116,7 +115,11 @@ test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with e
 .PHONY: test-cluster
 test-cluster: image bin/cluster bin/testpmd.tar ## tests on a real kubelet, containerd and API server in that VM
 	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
-	go test -tags cluster -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -exec '$(CLUSTER) --' $(call tagged,cluster)
+	go test -tags cluster -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -skip '^TestSurvive$$' -exec '$(CLUSTER) --' $(call tagged,cluster)
+
+.PHONY: test-survive
+test-survive: image bin/cluster bin/testpmd.tar ## what goes wrong on nodes, each once, while pods there hold VFs and others come and go
+	go test -tags cluster -count=$(COUNT) -timeout $$((60*$(COUNT)))m -run '^TestSurvive$$' -exec '$(CLUSTER) --' ./test/e2e
 
 # Exclusive CPUs of two NUMA nodes take a VM with three: too slow for every day.
 .PHONY: test-numa
@@ -151,7 +154,7 @@ SURVIVE ?= 10m
 SEED    ?= 0
 
 .PHONY: survive
-survive: image bin/cluster bin/testpmd.tar ## what goes wrong on nodes, at random for 10 minutes while pods hold VFs and others come and go; prints a table; SEED=N replays
+survive: image bin/cluster bin/testpmd.tar ## the same at random for 10 minutes; prints a table; SEED=N replays
 	go test -tags cluster -v -count=1 -timeout 60m -exec '$(CLUSTER) --' ./test/e2e -run '^TestSurvive$$' -args -survive-for $(SURVIVE) -survive-seed $(SEED)
 
 .PHONY: reboot

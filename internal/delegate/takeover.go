@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
@@ -113,13 +111,6 @@ func (r *Runner) isDeadOfMultus(containerID string) bool {
 
 // isGone reports whether no namespace is at path any more, as the runtime's mounts are seen here.
 func isGone(path string) bool {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return true
-	case err != nil || !info.Mode().IsRegular(): // to open a pipe would wait for ever
-		return false
-	}
 	ns, err := netns.Open(path)
 	if err == nil {
 		_ = ns.Close()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -120,9 +119,6 @@ func (d *device) placeOf(path string) (Place, error) {
 
 // foreign identifies the namespace at path; it is empty if there is none, or it is our own.
 func (d *device) foreign(path string) Place {
-	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
-		return Place{} // to open a pipe, that is, would wait for ever
-	}
 	ns, err := netns.Open(path)
 	if err != nil {
 		return Place{}

@@ -44,7 +44,7 @@ type ID struct {
 
 // Open opens the namespace at path, such as /run/netns/x or /proc/1234/ns/net. The error wraps ErrGone if there is none.
 func Open(path string) (*Netns, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // nobody has to write to a pipe that is there instead
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s is missing", ErrGone, path)
 	}
@@ -55,7 +55,13 @@ func Open(path string) (*Netns, error) {
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return nil, errors.Join(fmt.Errorf("open network namespace %s: %w", path, err), f.Close())
 	}
-	if st.Type != nsfsMagic {
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, errors.Join(fmt.Errorf("open network namespace: %w", err), f.Close())
+	case !info.Mode().IsRegular():
+		return nil, errors.Join(fmt.Errorf("open network namespace: %s is none, but %s", path, info.Mode()), f.Close())
+	case st.Type != nsfsMagic:
 		// What is left of a bind mount after the namespace was unmounted.
 		return nil, errors.Join(fmt.Errorf("%w: %s is a plain file", ErrGone, path), f.Close())
 	}

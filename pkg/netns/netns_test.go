@@ -177,3 +177,16 @@ func TestCloseTwice(t *testing.T) {
 		t.Errorf("the stranger's file: %v", err)
 	}
 }
+
+// What a runtime never leaves, somebody may: it is no namespace that has gone, and nobody is waited for.
+func TestOpenOfAPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{path, filepath.Dir(path), "/dev/null"} {
+		if n, err := Open(path); err == nil || errors.Is(err, ErrGone) {
+			t.Errorf("%s: %v, %v", path, n, err)
+		}
+	}
+}
