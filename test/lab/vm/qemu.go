@@ -31,7 +31,9 @@ type hostShare struct {
 func (m machine) cmdline() string {
 	line := cmdline
 	if m.accel == tcg {
-		line += " clearcpuid=rep_good"
+		// All emulated CPUs read the host's one counter, but with two the kernel takes it for unsynchronized: each look at the
+		// clock, of which Go's scheduler makes hundreds in a program's life, is then a system call that reads an emulated HPET.
+		line += " clearcpuid=rep_good tsc=reliable"
 	}
 	if m.verbose {
 		return line + " loglevel=7"
