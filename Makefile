@@ -119,7 +119,7 @@ test-cluster: image bin/cluster bin/testpmd.tar ## tests on a real kubelet, cont
 
 .PHONY: test-survive
 test-survive: image bin/cluster bin/testpmd.tar ## what goes wrong on nodes, each once, while pods there hold VFs and others come and go
-	go test -tags cluster -count=$(COUNT) -timeout $$((60*$(COUNT)))m -run '^TestSurvive$$' -exec '$(CLUSTER) --' ./test/e2e
+	go test -tags cluster -v -count=$(COUNT) -timeout $$((60*$(COUNT)))m -run '^TestSurvive$$' -exec '$(CLUSTER) --' ./test/e2e
 
 # Exclusive CPUs of two NUMA nodes take a VM with three: too slow for every day.
 .PHONY: test-numa
