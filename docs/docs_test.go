@@ -270,8 +270,12 @@ func TestEachClaimHasItsTest(t *testing.T) {
 		}
 		for row := range strings.SplitSeq(strings.TrimSpace(rows), "\n") {
 			claims++
-			if !strings.Contains(row, "`Test") && !strings.HasPrefix(row, "| creates events") && !strings.HasPrefix(row, "| at the API server: see below") {
-				t.Errorf("no test: %s", row)
+			// What nothing holds has no test, and says so by an empty cell.
+			open := slices.ContainsFunc([]string{"creates events", "at the API server: see below", "so decides what root runs", "is in the host's network"}, func(begin string) bool {
+				return strings.HasPrefix(row, "| "+begin)
+			})
+			if strings.Contains(row, "`Test") == open {
+				t.Errorf("a claim without a test, or one that nothing holds with one: %s", row)
 			}
 		}
 	}
