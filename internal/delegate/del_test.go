@@ -60,40 +60,6 @@ func TestDelTriesAllAndKeepsWhatFailed(t *testing.T) {
 	}
 }
 
-// A network whose plugin refuses every DEL can be given up by hand, as docs/troubleshooting.md says: the others get theirs.
-func TestDelOfANetworkGivenUp(t *testing.T) {
-	n := newNode(t)
-	plan := n.attachments(
-		network.Attachment{Name: "shop/one", Config: n.chain("one", "1.0.0", `rec-b "do":{"DEL":["fail"]}`)}, network.Attachment{Name: "shop/two", Config: n.chain("two", "1.0.0", "rec-c")},
-	)
-	if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(plan)); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err == nil {
-		t.Fatal("DEL succeeded")
-	}
-	path := filepath.Join(n.Records.Dir, "c1.json")
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, after, _ := strings.Cut(string(data), `"name":"shop/one"`)
-	edited := before + `"name":"shop/one"` + strings.Replace(after, `"phase":"deleting"`, `"phase":"gone"`, 1)
-	if edited == string(data) {
-		t.Fatalf("nothing of the kind is in it: %s", data)
-	}
-	if err := os.WriteFile(path, []byte(edited), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	calls := len(n.trace())
-	if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil || len(n.trace()) != calls {
-		t.Errorf("DEL again: %v, calls %v", err, n.trace()[calls:])
-	}
-	if left := n.left(); left != nil {
-		t.Errorf("left behind: %v", left)
-	}
-}
-
 func TestDelError(t *testing.T) {
 	for _, s := range []string{"not found", "x: Not Found", "not\nfound", "NOT\tFOUND: not found"} {
 		got := DelError(network.Pod{Namespace: "not found", Name: "p"}, errors.New(s))
