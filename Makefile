@@ -176,7 +176,7 @@ soak: ## what takes too long for CI: fuzzing for 10 minutes each, every test ten
 ## checking
 
 .PHONY: check
-check: check-format check-lint check-size check-vulns ## formatting, linters, vet for every build tag, binary sizes, known vulnerabilities
+check: check-format check-lint check-size check-vulns ## formatting, linters, vet for every build tag, sizes of binaries and image, known vulnerabilities
 
 .PHONY: check-format
 check-format: bin/tools/gofumpt
@@ -193,6 +193,7 @@ check-lint: bin/tools/golangci-lint
 .PHONY: check-size
 check-size: build
 	hack/size
+	go run ./images/assemble index -o bin/image-size.tar localhost/viaduct:dev $$(go env GOARCH)=bin
 
 .PHONY: check-vulns
 check-vulns: bin/tools/govulncheck

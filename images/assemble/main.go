@@ -42,13 +42,14 @@ func run(args []string, stdout io.Writer) error {
 		}
 		return err
 	case len(args) > 4 && args[0] == "index" && args[1] == "-o":
-		return index(args[2], args[3], args[4:], stdout)
+		return index(args[2], args[3], args[4:], maxCompressed, stdout)
 	default:
 		return errUsage
 	}
 }
 
-func index(path, name string, parts []string, stdout io.Writer) (err error) {
+// index refuses an image that has more bytes than most for one of its architectures, and leaves nothing of it.
+func index(path, name string, parts []string, most int, stdout io.Writer) (err error) {
 	var images []oci.Image
 	for _, part := range parts {
 		arch, folder, ok := strings.Cut(part, "=")
@@ -65,14 +66,15 @@ func index(path, name string, parts []string, stdout io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("write the image: %w", err)
 	}
+	defer os.Remove(path + ".new") // unless it has another name by then
 	digest, sizes, err := oci.WriteIndex(out, name, images...)
 	if err = errors.Join(err, out.Close()); err != nil {
 		return err
 	}
 	for i, size := range sizes {
 		fmt.Fprintf(stdout, "%s for %s: %d.%d MB compressed\n", name, images[i].Architecture, size/1_000_000, size/100_000%10)
-		if size > maxCompressed {
-			return fmt.Errorf("the image for %s has %d bytes compressed, more than %d", images[i].Architecture, size, maxCompressed)
+		if size > most {
+			return fmt.Errorf("the image for %s has %d bytes compressed, more than %d", images[i].Architecture, size, most)
 		}
 	}
 	fmt.Fprintln(stdout, digest)

@@ -73,6 +73,25 @@ func TestSameDigest(t *testing.T) {
 	}
 }
 
+// An image that outgrows its limit is none: the one that was there stays, and nothing else.
+func TestTooLargeIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "image.tar")
+	if err := os.WriteFile(path, []byte("before"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := index(path, "name", []string{"arm64=" + folder(t, 0o755, time.Unix(0, 0))}, 100_000, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "the image for arm64 has ") || !strings.Contains(err.Error(), "more than 100000") {
+		t.Errorf("got %v", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || string(after) != "before" {
+		t.Errorf("the image that was there is another: %v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
 // Both ways to make the image have the same programs in it, and the same to say of it.
 func TestDockerfileSaysTheSame(t *testing.T) {
 	text, err := os.ReadFile("../Dockerfile")
