@@ -158,13 +158,16 @@ func startFree(ctx context.Context, path string, env []string) (*child, error) {
 	}
 }
 
+// runIPAM are the plugins known to run the program that their ipam.type names. To another it may be a name like any.
+var runIPAM = []string{"bridge", "dummy", "host-device", "ib-sriov", "ipvlan", "macvlan", "ovs", "ptp", "sriov", "tap", "vlan"}
+
 // findAll refuses a chain with a program that is not there, before any of it runs: a plugin, or the IPAM plugin that one runs. Its
 // DEL would fail as well, for ever, and the pod would never go. What the node's own default network does with ipam is its own.
 func (r *Runner) findAll(rec *Record, a *Attached, chain *Chain) error {
 	for i, p := range chain.Plugins {
 		key := fmt.Sprintf("plugins[%d].type", i)
 		_, err := r.find(p.Type)
-		if err == nil && p.IPAM != "" && !a.nodesOwn() {
+		if err == nil && p.IPAM != "" && slices.Contains(runIPAM, p.Type) && !a.nodesOwn() {
 			key = fmt.Sprintf("plugins[%d].ipam.type", i)
 			_, err = r.find(p.IPAM)
 		}

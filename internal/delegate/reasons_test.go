@@ -35,10 +35,10 @@ func TestReasonsOnTheNode(t *testing.T) {
 			plugins: []string{"rec-b", "rec-self"}, reason: network.SelfDelegation, key: "plugins[1].type", says: []string{"rec-self", "itself"},
 		},
 		"an IPAM plugin that is not installed": {
-			plugins: []string{"rec-b", `rec-c "ipam":{"type":"none-such"}`}, reason: network.NoPlugin, key: "plugins[1].ipam.type", says: []string{"none-such", "install it"},
+			plugins: []string{"rec-b", `macvlan "ipam":{"type":"none-such"}`}, reason: network.NoPlugin, key: "plugins[1].ipam.type", says: []string{"none-such", "install it"},
 		},
 		"an IPAM plugin that is this program": {
-			plugins: []string{`rec-b "ipam":{"type":"rec-self"}`}, reason: network.SelfDelegation, key: "plugins[0].ipam.type", says: []string{"rec-self", "itself"},
+			plugins: []string{`macvlan "ipam":{"type":"rec-self"}`}, reason: network.SelfDelegation, key: "plugins[0].ipam.type", says: []string{"rec-self", "itself"},
 		},
 		"the name of the runtime's own interface": {
 			plugins: []string{"rec-b"}, ifName: "eth0", reason: network.InterfaceTaken, key: "interface", says: []string{"eth0", "network pods"},
@@ -69,7 +69,7 @@ func TestReasonsOnTheNode(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newNode(t)
+			n := withMacvlan(t)
 			dirs := filepath.SplitList(n.Path)
 			self, err := os.Executable()
 			if err == nil {
@@ -123,17 +123,29 @@ func TestInterfaceNamesAsTheKernelHasThem(t *testing.T) {
 	}
 }
 
+// withMacvlan is a node with a stand-in for one of the plugins that run what their ipam.type names.
+func withMacvlan(t *testing.T) *node {
+	t.Helper()
+	n := newNode(t)
+	dirs := filepath.SplitList(n.Path)
+	script := "#!/bin/sh\nexec \"${0%/*}/rec-a\"\n"
+	if err := os.WriteFile(filepath.Join(dirs[len(dirs)-1], "macvlan"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // What a default network does with the key ipam is its own, as long as it is the node's: nothing is looked for.
 func TestTheNodesOwnIPAM(t *testing.T) {
 	for _, ipam := range []string{`{"type":"none-such"}`, `"built in"`, `null`, `{"type":7}`} {
-		n := newNode(t)
-		own := network.Attachment{Name: "pods", Config: n.chain("pods", "1.0.0", `rec-a "ipam":`+ipam), IsDefault: true}
+		n := withMacvlan(t)
+		own := network.Attachment{Name: "pods", Config: n.chain("pods", "1.0.0", `macvlan "ipam":`+ipam), IsDefault: true}
 		if _, err := n.Add(t.Context(), n.sandbox("c1"), planned([]network.Attachment{own})); err != nil {
 			t.Errorf("ipam %s: %v", ipam, err)
 		}
 	}
-	n := newNode(t)
-	override := network.Attachment{Name: "kube-system/pods", Config: n.chain("pods", "1.0.0", `rec-a "ipam":{"type":"none-such"}`), IsDefault: true}
+	n := withMacvlan(t)
+	override := network.Attachment{Name: "kube-system/pods", Config: n.chain("pods", "1.0.0", `macvlan "ipam":{"type":"none-such"}`), IsDefault: true}
 	_, err := n.Add(t.Context(), n.sandbox("c1"), planned([]network.Attachment{override}))
 	if e, ok := errors.AsType[*network.Error](err); !ok || e.Reason != network.NoPlugin || e.Network != "kube-system/pods" {
 		t.Errorf("a definition in its place: %v", err)

@@ -112,6 +112,11 @@ func attach(s Selection, d *Definition, device *Device) (Attachment, *Error) {
 	if err != nil {
 		return a, err
 	}
+	if rates := s.Capabilities["bandwidth"]; rates != nil && slices.ContainsFunc(plugins, readsBandwidth) {
+		if err := checkBursts(rates); err != nil {
+			return a, err.at("bandwidth").at(s.Key)
+		}
+	}
 	args := s.CNIArgs
 	if s.IPAMClaim != "" {
 		args = maps.Clone(args)

@@ -19,9 +19,11 @@ const (
 	MaxAttachments = 32
 	// MaxPlugins is how many plugins one network can chain.
 	MaxPlugins = 16
-	// MaxIPs, MaxGateways and MaxPortMappings are how many of each one network of a pod can ask for: each costs the kernel at
-	// least one call, while the pod waits.
-	MaxIPs, MaxGateways, MaxPortMappings = 64, 16, 256
+	// MaxIPs and MaxGateways are how many of each one network of a pod can ask for: each costs the kernel at least one call,
+	// while the pod waits.
+	MaxIPs, MaxGateways = 64, 16
+	// MaxPortMappings is how many a network can ask for. Media servers have thousands, a port each.
+	MaxPortMappings = 4096
 	// MaxPlan bounds all configurations of one plan together, in bytes, so that the answer fits a protocol frame.
 	MaxPlan = 3 << 20
 

@@ -223,18 +223,32 @@ func readBandwidth(s *Selection, raw json.RawMessage) *Error {
 		}
 		rates[key] = n
 	}
-	if err := checkBursts(rates); err != nil {
-		return err
-	}
 	if len(rates) > 0 {
 		s.setCapability("bandwidth", rates)
 	}
 	return nil
 }
 
+// readsBandwidth reports whether the plugin is the reference one for rates, and takes the pod's: not those of its own configuration,
+// which it prefers.
+func readsBandwidth(p plugin) bool {
+	own := slices.ContainsFunc([]string{"ingressRate", "ingressBurst", "egressRate", "egressBurst"}, func(key string) bool { return p.conf[key] != nil })
+	return p.typ == "bandwidth" && p.capabilities["bandwidth"] && !own
+}
+
 // checkBursts refuses what the reference plugin refuses. That says so at DEL as at ADD, and a pod that it has refused once would
 // never go.
-func checkBursts(rates map[string]int64) *Error {
+func checkBursts(bandwidth json.RawMessage) *Error {
+	o, err := decodeObject(bandwidth)
+	if err != nil {
+		return err
+	}
+	rates := map[string]int64{}
+	for key, raw := range o {
+		if rates[key], err = readNumber(raw); err != nil {
+			return err.at(key)
+		}
+	}
 	const longest = 8*math.MaxUint32 - 1 // in bits; the kernel counts bytes in 32 bits
 	for _, way := range []string{"ingress", "egress"} {
 		rate, burst := way+"Rate", way+"Burst"

@@ -159,13 +159,17 @@ func TestStandardBandwidth(t *testing.T) {
 	for _, rates := range []string{`{"ingressBurst":34359738359,"ingressRate":1}`, `{"egressBurst":0,"egressRate":0,"ingressBurst":1,"ingressRate":1}`} {
 		wantCapability(t, `"bandwidth":`+rates, "bandwidth", rates)
 	}
-	// What the reference plugin refuses, at DEL as at ADD.
+	// What the reference plugin refuses, at DEL as at ADD. Another may take a rate alone, and that one does not look at the pod's
+	// where its own configuration has any.
+	const reference = `{"cniVersion":"1.0.0","name":"all","plugins":[{"type":"x"},{"type":"bandwidth","capabilities":{"bandwidth":true}%s}]}`
+	attached(t, `"bandwidth":{"ingressRate":1}`, takesAll)
+	attached(t, `"bandwidth":{"ingressRate":1}`, fmt.Sprintf(reference, `,"egressRate":1,"egressBurst":1`))
 	for rates, key := range map[string]string{
 		`{"ingressRate":1000000}`: "ingressBurst", `{"egressRate":1,"egressBurst":0}`: "egressBurst", `{"ingressBurst":8000}`: "ingressRate",
 		`{"egressBurst":1,"egressRate":null}`: "egressRate", `{"ingressRate":1,"ingressBurst":1,"egressRate":1}`: "egressBurst",
 		`{"ingressRate":1,"egressBurst":1}`: "ingressBurst", `{"egressRate":1,"egressBurst":34359738360}`: "egressBurst",
 	} {
-		err := refused(t, `"bandwidth":`+rates, takesAll)
+		err := refused(t, `"bandwidth":`+rates, fmt.Sprintf(reference, ""))
 		wantReason(t, err, BadRate)
 		wantRefusal(t, err, "network shop/a, key "+NetworksAnnotation+"[0].bandwidth."+key+":")
 	}
