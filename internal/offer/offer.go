@@ -5,6 +5,7 @@ package offer
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -136,6 +137,7 @@ func (o *Offer) setDefaults() {
 		}
 	}
 	o.claims.settle = o.Settle
+	o.after = o.After == ""
 }
 
 func (o *Offer) refresh(force bool) bool {
@@ -169,13 +171,13 @@ func (o *Offer) round(ctx context.Context, ask bool) {
 	case !o.open:
 		waiting = "the kubelet to say which devices pods have"
 	case !o.isAfter():
-		waiting = o.After + ", which the meta CNI's agent writes: until then no pod would get its networks"
+		waiting = o.After + ", which meta-agent writes (see its log; is it the file that -wait-for-file should name?): until then no pod with a VF would get its networks"
 	}
 	if waiting != "" {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		if waiting != o.status.Waiting {
-			o.Log.Info("nothing is offered yet", "waiting_for", waiting)
+			o.Log.Warn("nothing is offered yet", "waiting_for", waiting)
 		}
 		o.status.Waiting = waiting
 		return
@@ -202,7 +204,7 @@ func (o *Offer) round(ctx context.Context, ask bool) {
 func (o *Offer) isAfter() bool {
 	if !o.after {
 		_, err := os.Stat(o.After)
-		o.after = o.After == "" || err == nil
+		o.after = !errors.Is(err, fs.ErrNotExist) // one that may not be looked at is no reason to wait for ever
 	}
 	return o.after
 }

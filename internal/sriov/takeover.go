@@ -39,21 +39,24 @@ func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
 		return nil, coded(types.ErrIOFailure, err)
 	}
 	at, lost := d.placeOf(now.Netns)
-	if lost != nil {
-		return nil, lost
-	}
-	stale, err2 := d.stale(now, at)
 	switch {
-	case err2 != nil:
-		return nil, err2
-	case stale != "":
-		d.log.Warn("what sriov-cni saved of the VF is dropped", "container", now.ContainerID, "reason", stale)
+	case lost != nil:
+		return nil, lost
+	case at.ID == (netns.ID{}) && now.Saved.Before(lastBoot()):
+		d.log.Info("what sriov-cni saved of the VF is from before a reboot: dropped", "container", now.ContainerID)
 		if corrupt {
 			_, err = theirs.SetAside(d.key())
 			return nil, coded(types.ErrIOFailure, err)
 		}
 		return nil, coded(types.ErrIOFailure, theirs.Forget(d.key(), append(older, now)...))
-	case corrupt:
+	}
+	if dev, home := d.atHome(); home {
+		if use, err := nodeUse(dev); err != nil || use != "" {
+			d.log.Warn("what sriov-cni saved of the VF waits: the node itself uses its interface", "container", now.ContainerID, "use", use)
+			return nil, err // no pod gets the VF meanwhile: see refuseUplink
+		}
+	}
+	if corrupt {
 		return nil, fmt.Errorf("%w: what sriov-cni left: %w", journal.ErrCorrupt, err)
 	}
 	r := &Record{
@@ -80,20 +83,6 @@ func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
 	}
 	d.log.Info("takes over a VF that sriov-cni attached", "owner", r.Owner.String(), "netns", at.Path, "before", r.Baseline.Settings.String())
 	return r, coded(types.ErrIOFailure, theirs.Forget(d.key(), append(older, now)...))
-}
-
-// stale says why what sriov-cni saved cannot be how the VF is to become again; empty if it can.
-func (d *device) stale(now *takeover.Attachment, at Place) (why string, err error) {
-	if at.ID == (netns.ID{}) && now.Saved.Before(lastBoot()) {
-		return "it is from before a reboot", nil
-	}
-	if dev, home := d.atHome(); home {
-		if why, err = nodeUse(dev); why != "" {
-			why = "the node itself uses the VF's interface: " + why
-		}
-		return why, err
-	}
-	return "", nil
 }
 
 // placeOf is where a VF is that sriov-cni says it has put into the namespace at path; without an ID if no namespace has it any

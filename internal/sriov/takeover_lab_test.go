@@ -194,21 +194,27 @@ func TestTakeover(t *testing.T) {
 		p.call("DEL", p.leased(d)).must(t)
 		n.wantAsBefore(d, was)
 	})
-	// Its pod lost the VF long ago, and the node has it for itself.
+	// Its pod lost the VF, and the node has it for itself. It is put back when the node does not use it any more.
 	t.Run("the node uses the VF", func(t *testing.T) {
 		n.T = t
-		p, was := n.newPod(), n.state(d)
+		p, next, was := n.newPod(), n.newPod(), n.state(d)
 		p.savedBySRIOVCNI(d, was)
 		name := was.Netdev.Name
+		n.ip("link", "set", n.uplink(d), "vf", strconv.Itoa(d.VFIndex), "vlan", "100")
 		n.ip("link", "set", name, "mtu", "1400", "up")
 		n.ip("addr", "add", "192.0.2.77/24", "dev", name)
 		uses := n.state(d)
 		p.call("DEL", p.conf(d, nil)).must(t)
+		_, err := next.call("ADD", next.conf(d, nil)).run(t)
+		wantCode(t, err, 7, "in use by the node itself")
+		next.call("DEL", next.conf(d, nil)).must(t)
 		if diff := cmp.Diff(uses, n.state(d)); diff != "" {
 			t.Errorf("the node's own VF is touched (-before +now):\n%s", diff)
 		}
 		n.ip("addr", "flush", "dev", name)
-		n.ip("link", "set", name, "mtu", strconv.Itoa(was.Netdev.MTU), "down")
+		n.ip("link", "set", name, "down")
+		next.call("ADD", next.conf(d, nil)).must(t)
+		next.call("DEL", next.conf(d, nil)).must(t)
 		n.wantAsBefore(d, was)
 	})
 	t.Run("what it saved cannot be read", func(t *testing.T) {
