@@ -91,6 +91,7 @@ func TestUninstallInTheWrongFolders(t *testing.T) {
 	for name, tt := range map[string]struct{ bin, conf, want string }{
 		"both":               {other, other, "none of sriov, meta-cni is in " + other},
 		"neither is there":   {other + "/none", other + "/none", "none of sriov, meta-cni is in " + other},
+		"the plugins":        {other, conf, "none of sriov, meta-cni is in " + other},
 		"the configurations": {bin, other, other + " has neither 00-viaduct.conflist nor any other network configuration"},
 	} {
 		err := uninstall(tt.bin, tt.conf)
@@ -105,6 +106,11 @@ func TestUninstallInTheWrongFolders(t *testing.T) {
 	}
 	if err := uninstall(bin, conf); err != nil {
 		t.Error(err)
+	}
+	// On a node that has nothing of ours, for those who run it everywhere.
+	if _, err := vfctl(t, "node", "uninstall", "--force", "--state-dir", dir+"/vfs", "--journal-dir", dir+"/pods", "--agent-socket", dir+"/none",
+		"--cni-bin-dir", other, "--cni-conf-dir", other, "sriov", "meta-cni"); err != nil {
+		t.Errorf("with --force: %v", err)
 	}
 
 	// Where the journals are is said in the folder that the flag names: here it is none, which is no reason to find nothing attached.

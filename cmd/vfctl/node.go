@@ -105,9 +105,7 @@ flags say by default, and a runtime that still calls meta-cni starts no pod once
 				if err := detached(cmd, n, wait); err != nil {
 					return err
 				}
-			}
-			if !force {
-				if err := rightFolder(names, binDir, confDir); err != nil {
+				if err := rightFolders(names, binDir, confDir); err != nil {
 					return err
 				}
 			}
@@ -137,9 +135,13 @@ flags say by default, and a runtime that still calls meta-cni starts no pod once
 // elsewhere is what may be wrong if nothing is found.
 const elsewhere = "the runtime's folders are elsewhere on k3s and some others: name them by --cni-bin-dir and --cni-conf-dir, as docs/troubleshooting.md says"
 
-// rightFolder fails if meta-cni is to be removed, and confDir seems not to be where the runtime has its configurations: there is
-// none at all. A runtime that is told to call meta-cni starts no pod once that is gone.
-func rightFolder(names []string, binDir, confDir string) error {
+// rightFolders fails if binDir has none of the plugins: that they are gone already is rarer than a wrong folder. It also fails if
+// meta-cni is to be removed, and confDir seems not to be where the runtime has its configurations: there is none at all. A runtime
+// that is told to call meta-cni starts no pod once that is gone.
+func rightFolders(names []string, binDir, confDir string) error {
+	if !slices.ContainsFunc(names, install.Folder(binDir).Has) {
+		return fmt.Errorf("none of %s is in %s: if they are not gone already, %s", strings.Join(names, ", "), binDir, elsewhere)
+	}
 	if !slices.Contains(names, "meta-cni") || install.Folder(binDir).Whose("meta-cni") != install.Ours {
 		return nil
 	}
@@ -148,26 +150,22 @@ func rightFolder(names []string, binDir, confDir string) error {
 		return fmt.Errorf("look for the runtime's configurations: %w", err)
 	}
 	if len(paths) == 0 {
-		return fmt.Errorf("nothing is removed: %s has neither %s nor any other network configuration; %s", confDir, install.Conf, elsewhere)
+		return fmt.Errorf("nothing is removed: %s has neither %s nor any other network configuration; %s; if it is that folder, --force: no pod has anything",
+			confDir, install.Conf, elsewhere)
 	}
 	return nil
 }
 
-// uninstall removes the plugins, and fails if none of them was there: that they are gone already is rarer than a wrong folder.
+// uninstall removes the plugins; one that cannot be removed does not keep the others.
 func uninstall(cmd *cobra.Command, binDir string, names []string) error {
 	var errs []error
-	found := false
 	for _, name := range names {
 		outcome, err := install.Folder(binDir).Uninstall(cmd.Context(), name)
-		found = found || err != nil || outcome != install.Absent
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		report(cmd, filepath.Join(binDir, name), outcome)
-	}
-	if !found {
-		return fmt.Errorf("none of %s is in %s: if they are not gone already, %s", strings.Join(names, ", "), binDir, elsewhere)
 	}
 	return errors.Join(errs...)
 }

@@ -97,6 +97,14 @@ func (d Folder) Whose(name string) Owner {
 	return Theirs
 }
 
+// Has reports whether anything of the plugin name is in the folder: itself, or another project's that Install has saved.
+func (d Folder) Has(name string) bool {
+	return slices.ContainsFunc([]string{d.plugin(name), d.saved(name)}, func(path string) bool {
+		_, err := os.Lstat(path)
+		return err == nil
+	})
+}
+
 // Install makes the plugin name a copy of the file source, mode 0755. A plugin of another project is saved first. Two
 // installs into one folder wait for each other, until ctx ends.
 func (d Folder) Install(ctx context.Context, name, source string) (Outcome, error) {

@@ -38,6 +38,7 @@ func TestAlertsFire(t *testing.T) {
 	}{
 		"all device plugins are there": {"ViaductDevicePluginGone", halfAnHour(generation), 20, nil},
 		"one is gone":                  {"ViaductDevicePluginGone", halfAnHour(generation), 40, []string{"a"}},
+		"it is another pod since":      {"ViaductDevicePluginGone", append(halfAnHour(generation), ofPod("second", series(generation, "a", 120, 120))), 40, nil},
 		"it went long ago":             {"ViaductDevicePluginGone", halfAnHour(generation), 100, nil},
 		"no device plugin":             {"ViaductDevicePluginGone", halfAnHour(synced), 20, []string{""}},
 		"all agents are there":         {"ViaductAgentGone", halfAnHour(synced), 20, nil},
@@ -87,6 +88,12 @@ func series(metric, instance string, minutes, grows int) promql.Series {
 		}
 		s.Floats = append(s.Floats, promql.FPoint{T: time.Duration(minute * int(time.Minute)).Milliseconds(), F: value})
 	}
+	return s
+}
+
+// ofPod is the series as a pod's own, where pods are what is looked for.
+func ofPod(pod string, s promql.Series) promql.Series {
+	s.Metric = labels.NewBuilder(s.Metric).Set("pod", pod).Labels()
 	return s
 }
 

@@ -117,7 +117,7 @@ func TestAlerts(t *testing.T) {
 			}
 			names[r.Alert] = true
 			used := checkExpression(t, r.Alert, r.Expr, known)
-			gone[g.Name] = gone[g.Name] || len(used) == 3 && strings.Contains(r.Expr, "unless "+used[0]) && strings.Contains(r.Expr, "absent("+used[0]+")")
+			gone[g.Name] = gone[g.Name] || len(used) == 3 && strings.Contains(r.Expr, "unless on (instance) "+used[0]) && strings.Contains(r.Expr, "absent("+used[0]+")")
 			if !slices.Contains([]string{"critical", "warning", "info"}, r.Labels["severity"]) {
 				t.Errorf("%s: severity %q", r.Alert, r.Labels["severity"])
 			}
