@@ -154,7 +154,7 @@ SURVIVE ?= 10m
 SEED    ?= 0
 
 .PHONY: survive
-survive: image bin/cluster bin/testpmd.tar ## the same at random for 10 minutes; prints a table; SEED=N replays
+survive: image bin/cluster bin/testpmd.tar ## what test-survive does, at random for 10 minutes; prints a table; SEED=N replays
 	go test -tags cluster -v -count=1 -timeout 60m -exec '$(CLUSTER) --' ./test/e2e -run '^TestSurvive$$' -args -survive-for $(SURVIVE) -survive-seed $(SEED)
 
 .PHONY: reboot

@@ -3,7 +3,6 @@ package docs
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
@@ -119,11 +118,7 @@ func declaredTests(t *testing.T) map[string]bool {
 		if err != nil || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			return err
-		}
-		for _, d := range file.Decls {
+		for _, d := range source(t, path).Decls {
 			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil {
 				declared[strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), "../")+" "+f.Name.Name] = true
 			}
@@ -228,10 +223,7 @@ func TestSriovRefusalsPage(t *testing.T) {
 // errors. Each verb is "…"; messages that only pass on another's are left out.
 func refusals(t *testing.T, path string, all bool) (texts []string) {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := source(t, path)
 	selected := func(e ast.Expr, names ...string) bool {
 		s, ok := e.(*ast.SelectorExpr)
 		return ok && slices.Contains(names, s.Sel.Name)

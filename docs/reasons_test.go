@@ -2,7 +2,6 @@ package docs
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"path/filepath"
 	"regexp"
@@ -23,12 +22,8 @@ type advice struct{ Problems, Remedies []string }
 
 // The table of reasons has those that the code has, in its order, each with all that an event says of it, in the code's words.
 func TestReasonsPage(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "../internal/network/reasons.go", nil, parser.SkipObjectResolution)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var inCode, onPage []string
-	for _, d := range file.Decls {
+	for _, d := range source(t, "../internal/network/reasons.go").Decls {
 		if consts, ok := d.(*ast.GenDecl); ok && consts.Tok == token.CONST {
 			for _, s := range consts.Specs {
 				inCode = append(inCode, s.(*ast.ValueSpec).Names[0].Name)
@@ -51,7 +46,6 @@ func TestReasonsPage(t *testing.T) {
 }
 
 // advised is what the code says of each reason.
-
 func advised(t *testing.T) map[string]advice {
 	t.Helper()
 	said := map[string]advice{}
@@ -63,10 +57,7 @@ func advised(t *testing.T) map[string]advice {
 		if strings.HasSuffix(path, "_test.go") {
 			continue
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
+		file := source(t, path)
 		for _, d := range file.Decls {
 			locals := assigned(d)
 			ast.Inspect(d, func(n ast.Node) bool {

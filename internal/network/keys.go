@@ -199,6 +199,9 @@ func readProtocol(raw json.RawMessage) (string, *Error) {
 	return "", problem(BadProtocol, "write tcp, udp or sctp", "%s is not a protocol", quote(s))
 }
 
+// rateKeys are bandwidth's, in the annotation and in the configuration of the reference plugin.
+var rateKeys = []string{"ingressRate", "ingressBurst", "egressRate", "egressBurst"}
+
 func readBandwidth(s *Selection, raw json.RawMessage) *Error {
 	o, err := decodeObject(raw)
 	if err != nil {
@@ -209,9 +212,7 @@ func readBandwidth(s *Selection, raw json.RawMessage) *Error {
 		if isNull(o[key]) {
 			continue
 		}
-		switch key {
-		case "ingressRate", "ingressBurst", "egressRate", "egressBurst":
-		default:
+		if !slices.Contains(rateKeys, key) {
 			return problem(UnknownKey, "use ingressRate, ingressBurst, egressRate and egressBurst", "bandwidth has no such key").at(keyName(key))
 		}
 		n, err := readNumber(o[key])
@@ -232,7 +233,7 @@ func readBandwidth(s *Selection, raw json.RawMessage) *Error {
 // readsBandwidth reports whether the plugin is the reference one for rates, and takes the pod's: not those of its own configuration,
 // which it prefers.
 func readsBandwidth(p plugin) bool {
-	own := slices.ContainsFunc([]string{"ingressRate", "ingressBurst", "egressRate", "egressBurst"}, func(key string) bool { return p.conf[key] != nil })
+	own := slices.ContainsFunc(rateKeys, func(key string) bool { return p.conf[key] != nil })
 	return p.typ == "bandwidth" && p.capabilities["bandwidth"] && !own
 }
 

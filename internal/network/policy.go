@@ -37,10 +37,8 @@ func parseNamespaces(value string) ([]string, *Error) {
 	return list, nil
 }
 
-// Check refuses what the policy does not allow. The default network's override may also name a definition of the
-// namespace where it looks. The error joins one *Error for each fault.
-func (p Policy) Check(w Wants) error { return p.check(w).err() }
-
+// check refuses what the policy does not allow. The default network's override may also name a definition of the
+// namespace where it looks.
 func (p Policy) check(w Wants) faults {
 	if !p.Isolated {
 		return nil

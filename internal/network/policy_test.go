@@ -28,7 +28,7 @@ func TestNamespaceIsolation(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = tt.policy.Check(wants)
+			err = tt.policy.check(wants).err()
 			if tt.words == nil {
 				if err != nil {
 					t.Errorf("got %v, want it allowed", err)

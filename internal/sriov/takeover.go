@@ -51,9 +51,12 @@ func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
 		return nil, coded(types.ErrIOFailure, theirs.Forget(d.key(), append(older, now)...))
 	}
 	if dev, home := d.atHome(); home {
-		if use, err := nodeUse(dev); err != nil || use != "" {
-			d.log.Warn("what sriov-cni saved of the VF waits: the node itself uses its interface", "container", now.ContainerID, "use", use)
-			return nil, err // no pod gets the VF meanwhile: see refuseUplink
+		switch use, unknown := nodeUse(dev); {
+		case unknown != nil:
+			return nil, unknown
+		case use != "":
+			d.log.Warn("what sriov-cni saved of the VF waits: the node itself uses its interface", "interface", dev.Name, "use", use, "container", now.ContainerID)
+			return nil, nil //nolint:nilnil // no pod gets the VF meanwhile: see refuseUplink
 		}
 	}
 	if corrupt {
