@@ -17,7 +17,7 @@ export CGO_ENABLED := 0
 # Without gRPC's trace pages, whose templates keep the linker from leaving out what is not called: 3 MB in each daemon.
 PRODUCT_BUILD := go build -trimpath -buildvcs=auto -tags grpcnotrace -ldflags '-s -w'
 LAB           := $(CURDIR)/bin/lab run --
-CLUSTER       := $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar --image $(CURDIR)/bin/testpmd.tar
+CLUSTER       := $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar
 
 # What `make soak` raises; and how many fuzz targets run at a time.
 FUZZTIME ?= 10s
@@ -115,15 +115,15 @@ test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with e
 .PHONY: test-cluster
 test-cluster: image bin/cluster bin/testpmd.tar ## tests on a real kubelet, containerd and API server in that VM
 	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
-	go test -tags cluster -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -skip '^TestSurvive$$' -exec '$(CLUSTER) --' $(call tagged,cluster)
+	go test -tags cluster -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -skip '^TestSurvive$$' -exec '$(CLUSTER) --image $(CURDIR)/bin/testpmd.tar --' $(call tagged,cluster)
 
 .PHONY: test-survive
-test-survive: image bin/cluster bin/testpmd.tar ## what goes wrong on nodes, each once, while pods there hold VFs and others come and go
+test-survive: image bin/cluster ## what goes wrong on nodes, each once, while pods there hold VFs and others come and go
 	go test -tags cluster -v -count=$(COUNT) -timeout $$((60*$(COUNT)))m -run '^TestSurvive$$' -exec '$(CLUSTER) --' ./test/e2e
 
 # Exclusive CPUs of two NUMA nodes take a VM with three: too slow for every day.
 .PHONY: test-numa
-test-numa: image bin/cluster bin/testpmd.tar ## the cluster's test of pods whose CPUs and VFs are to be of one NUMA node, on a node with three CPUs
+test-numa: image bin/cluster ## the cluster's test of pods whose CPUs and VFs are to be of one NUMA node, on a node with three CPUs
 	go test -tags cluster,numa -v -count=1 -timeout 40m -exec '$(CLUSTER) --cpus 3 --' ./test/e2e -run TestNUMA
 
 .PHONY: fuzz
@@ -154,11 +154,11 @@ SURVIVE ?= 10m
 SEED    ?= 0
 
 .PHONY: survive
-survive: image bin/cluster bin/testpmd.tar ## what test-survive does, at random for 10 minutes; prints a table; SEED=N replays
+survive: image bin/cluster ## what test-survive does, at random for 10 minutes; prints a table; SEED=N replays
 	go test -tags cluster -v -count=1 -timeout 60m -exec '$(CLUSTER) --' ./test/e2e -run '^TestSurvive$$' -args -survive-for $(SURVIVE) -survive-seed $(SEED)
 
 .PHONY: reboot
-reboot: image bin/cluster bin/testpmd.tar ## a node that is rebooted while pods hold VFs and others start
+reboot: image bin/cluster ## a node that is rebooted while pods hold VFs and others start
 	@disk=$$(mktemp -d); trap 'rm -rf "$$disk"' EXIT; \
 	for half in before after; do \
 		go test -tags cluster,reboot -v -count=1 -timeout 40m -exec "$(CLUSTER) --persist $$disk --" ./test/e2e -run '^TestReboot$$' -args -reboot $$half || exit 1; \

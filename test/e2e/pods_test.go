@@ -41,6 +41,7 @@ func (p pod) spec() *corev1.Pod {
 		ObjectMeta: metav1.ObjectMeta{Name: p.name, Namespace: namespace},
 		Spec: corev1.PodSpec{
 			TerminationGracePeriodSeconds: new(int64), // its shell heeds no signal
+			AutomountServiceAccountToken:  new(bool),  // nobody reads it, and each pod would have one more volume
 			Containers: []corev1.Container{{
 				Name: "main", Image: "localhost/busybox:1", Command: []string{"sleep", "2147483647"},
 			}},
