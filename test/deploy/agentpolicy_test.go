@@ -86,3 +86,46 @@ func TestAgentPolicy(t *testing.T) {
 		})
 	}
 }
+
+// What it may say, and about what.
+func TestAgentEventsPolicy(t *testing.T) {
+	onlyPods, onlyItself := "events InvalidNetwork of pods only", "its own node's agent only"
+	own := account("meta-agent", "node-a")
+	tests := map[string]struct {
+		by   user.Info
+		do   func(*corev1.Event)
+		want string
+	}{
+		"about a pod":             {by: own, do: func(*corev1.Event) {}},
+		"about a node":            {by: own, do: func(e *corev1.Event) { e.InvolvedObject.Kind = "Node" }, want: onlyPods},
+		"about nothing":           {by: own, do: func(e *corev1.Event) { e.InvolvedObject = corev1.ObjectReference{} }, want: onlyPods},
+		"another reason":          {by: own, do: func(e *corev1.Event) { e.Reason = "FailedScheduling" }, want: onlyPods},
+		"all is well":             {by: own, do: func(e *corev1.Event) { e.Type = corev1.EventTypeNormal }, want: onlyPods},
+		"as the kubelet":          {by: own, do: func(e *corev1.Event) { e.Source.Component = "kubelet" }, want: onlyItself},
+		"as who reports, anew":    {by: own, do: func(e *corev1.Event) { e.ReportingController = "kubelet" }, want: onlyItself},
+		"as another node's agent": {by: own, do: func(e *corev1.Event) { e.Source.Host = "node-b" }, want: onlyItself},
+		"reported there":          {by: own, do: func(e *corev1.Event) { e.ReportingInstance = "node-b" }, want: onlyItself},
+		"without a source":        {by: own, do: func(e *corev1.Event) { e.Source = corev1.EventSource{} }, want: onlyItself},
+		"a token without a node":  {by: account("meta-agent", ""), do: func(e *corev1.Event) { e.Source.Host = "" }, want: onlyItself},
+		"another account":         {by: account("other", ""), do: func(e *corev1.Event) { e.Reason = "x" }},
+	}
+	p := compile(t, decode[admissionv1.ValidatingAdmissionPolicy](t, kustomize(t, "."), "ValidatingAdmissionPolicy /viaduct-meta-agent-events"))
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			made := &corev1.Event{
+				ObjectMeta:     metav1.ObjectMeta{Name: "p.0123", Namespace: "shop"},
+				InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: "shop", Name: "p"},
+				Type:           corev1.EventTypeWarning, Reason: "InvalidNetwork", Message: "no network of that name", Count: 1,
+				Source: corev1.EventSource{Component: "meta-agent", Host: "node-a"},
+			}
+			tt.do(made)
+			got := p.refuses(t, request{
+				object: made, by: tt.by, namespace: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
+				resource: corev1.SchemeGroupVersion.WithResource("events"), kind: corev1.SchemeGroupVersion.WithKind("Event"),
+			})
+			if (got != "") != (tt.want != "") || !strings.Contains(got, tt.want) {
+				t.Errorf("refused: %q, want %q", got, tt.want)
+			}
+		})
+	}
+}

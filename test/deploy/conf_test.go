@@ -20,6 +20,7 @@ var (
 		"ClusterRole /viaduct-meta-agent", "ClusterRoleBinding /viaduct-meta-agent",
 		"CustomResourceDefinition /network-attachment-definitions.k8s.cni.cncf.io", "DaemonSet viaduct/meta-agent",
 		"ServiceAccount viaduct/meta-agent", "ValidatingAdmissionPolicy /viaduct-meta-agent",
+		"ValidatingAdmissionPolicy /viaduct-meta-agent-events", "ValidatingAdmissionPolicyBinding /viaduct-meta-agent-events",
 		"ValidatingAdmissionPolicyBinding /viaduct-meta-agent",
 	}
 )

@@ -68,6 +68,10 @@ func TestStolenToken(t *testing.T) {
 	victim.running(t)
 	victim.status(t) // the agent itself could publish it, under the policy
 
+	running, err := victim.get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	agents, err := client.CoreV1().Pods("viaduct").List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=meta-agent"})
 	if err != nil || len(agents.Items) != 1 {
 		t.Fatalf("pods of the agent: %v, %v", agents.Items, err)
@@ -82,6 +86,16 @@ func TestStolenToken(t *testing.T) {
 	patch := func(by kubernetes.Interface, namespace, name, text string, subresource ...string) func(context.Context) error {
 		return func(ctx context.Context) error {
 			_, err := by.CoreV1().Pods(namespace).Patch(ctx, name, types.MergePatchType, []byte(text), metav1.PatchOptions{}, subresource...)
+			return err
+		}
+	}
+	event := func(host string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := here.CoreV1().Events(namespace).Create(ctx, &corev1.Event{
+				ObjectMeta:     metav1.ObjectMeta{Name: "said-of-victim"},
+				InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: victim.name, UID: running.UID},
+				Type:           corev1.EventTypeWarning, Reason: "InvalidNetwork", Source: corev1.EventSource{Component: "meta-agent", Host: host},
+			}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 			return err
 		}
 	}
@@ -100,6 +114,8 @@ func TestStolenToken(t *testing.T) {
 		"a finalizer":                     {patch(here, namespace, victim.name, `{"metadata":{"finalizers":["a.example/b"]}}`, "status"), policy},
 		"the pod's phase":                 {patch(here, namespace, victim.name, `{"status":{"phase":"Failed"}}`, "status"), policy},
 		"the pod's address":               {patch(here, namespace, victim.name, `{"status":{"podIP":"192.0.2.66","podIPs":[{"ip":"192.0.2.66"}]}}`, "status"), policy},
+		"an event":                        {event(running.Spec.NodeName), ""},
+		"an event of another node":        {event("elsewhere"), policy},
 		"the pod itself":                  {patch(here, namespace, victim.name, status), rbac},
 		"the pod's image":                 {patch(here, namespace, victim.name, `{"spec":{"containers":[{"name":"main","image":"x"}]}}`), rbac},
 		"its networks, by ephemeral ways": {patch(here, namespace, victim.name, `{}`, "ephemeralcontainers"), rbac},
