@@ -86,6 +86,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) error {
 		DevInfo: of.DevInfo, CDI: of.CDI, Log: log, Allocating: of.Allocating, Allocated: metrics.Allocated,
 	})
 
+	asked := ctx.Done() // to end
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -100,11 +101,13 @@ func serve(ctx context.Context, o *options, log *slog.Logger) error {
 	log.Info("started", "root", o.root, "config", o.config, "kubelet", o.kubeletRoot, "metrics", o.metrics, "cdi", o.cdi != nil)
 	wg.Wait()
 	of.Set.Close() //nolint:contextcheck // ctx has ended: stopping is what is left to do
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
+	select {
+	case <-asked:
+		log.Info("stopped")
+		return nil
+	default:
+		return context.Cause(ctx)
 	}
-	log.Info("stopped")
-	return nil
 }
 
 // hangups passes SIGHUP on: it asks for a look at the configuration, and must not end the process.

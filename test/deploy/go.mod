@@ -2,6 +2,8 @@ module github.com/viaduct-sriov/viaduct/test/deploy
 
 go 1.26.7
 
+toolchain go1.26.8
+
 replace github.com/viaduct-sriov/viaduct => ../..
 
 require (
