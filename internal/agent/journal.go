@@ -6,15 +6,17 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/viaduct-sriov/viaduct/internal/agent/watch"
 	"github.com/viaduct-sriov/viaduct/internal/delegate"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/network"
@@ -49,10 +51,7 @@ func (w *StatusWriter) Run(ctx context.Context) error {
 	if w.Period == 0 {
 		w.Period = time.Minute
 	}
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch the journal: %w", err)
-	}
+	watcher := &watch.Folders{Log: w.Log}
 	defer watcher.Close()
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](500*time.Millisecond, time.Minute))
 	var wg sync.WaitGroup
@@ -67,11 +66,11 @@ func (w *StatusWriter) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case e := <-watcher.Events:
+		case e := <-watcher.Events():
 			if key, ok := strings.CutSuffix(filepath.Base(e.Name), ".json"); ok && journal.CheckKey(key) == nil {
 				queue.AddAfter(key, w.Settle)
 			}
-		case err := <-watcher.Errors: // an overflow
+		case err := <-watcher.Errors(): // an overflow
 			w.Log.Warn("Missed changes of the journal; looking at all of it", "err", err)
 			w.watchAndScan(watcher, queue)
 		case <-period.C:
@@ -80,14 +79,13 @@ func (w *StatusWriter) Run(ctx context.Context) error {
 	}
 }
 
-func (w *StatusWriter) watchAndScan(watcher *fsnotify.Watcher, queue workqueue.TypedRateLimitingInterface[string]) {
-	// Again each time: the folder appears with the first pod.
-	if err := watcher.Add(w.Dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		w.Log.Warn("Cannot watch the journal; looking at it from time to time", "folder", w.Dir, "err", err)
-	}
+func (w *StatusWriter) watchAndScan(watcher *watch.Folders, queue workqueue.TypedRateLimitingInterface[string]) {
+	watcher.Add(w.Dir) // the folder appears with the first pod
 	keys, err := delegate.Records(w.Dir).Keys()
 	if err != nil {
 		w.Log.Warn("Cannot read the journal", "err", err)
+	} else {
+		w.keepOnly(keys) // the end of some may have been missed
 	}
 	for _, key := range keys {
 		queue.AddAfter(key, w.Settle)
@@ -165,6 +163,13 @@ func (w *StatusWriter) isNewest(pod network.Pod, s sandbox) bool {
 	}
 	w.newest[pod] = s
 	return true
+}
+
+// keepOnly forgets the records that are no more.
+func (w *StatusWriter) keepOnly(keys []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.newest, func(_ network.Pod, s sandbox) bool { return !slices.Contains(keys, s.key) })
 }
 
 func (w *StatusWriter) forget(key string) {

@@ -85,18 +85,24 @@ func (c *child) kill() {
 
 // talk gives the plugin its configuration, takes its output, and returns when it has ended; it is killed if that is not until
 // then. The error says how it ended, if not well, and wraps errTimeout if it was killed; what stdout or stderr refuses is no
-// error. What a plugin does not read is not written: it need not read.
+// error. What a plugin does not read is not written: it need not read. One that hangs in the kernel is not waited for to the end.
 //
 // The time is poll's, not a context's: a timer would start a thread.
 func (c *child) talk(config []byte, until time.Time, stdout, stderr io.Writer) error {
 	var ended error
+	var killed time.Time
 	exited, late := false, false
 	for {
 		left := time.Until(until)
 		switch {
 		case exited && (c.stdout < 0 && c.stderr < 0 || left <= 0):
 			return ended
+		case late && time.Since(killed) > endWait:
+			return fmt.Errorf("%w, but is still there after %v: it hangs in the kernel", errTimeout, endWait)
 		case left <= 0:
+			if !late {
+				killed = time.Now()
+			}
 			c.kill()
 			late, left = true, exitPoll // it ends as soon as the kernel lets it
 		case !exited && c.pidfd < 0:

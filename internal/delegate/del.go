@@ -76,37 +76,51 @@ func (r *Runner) delFallback(ctx context.Context, sb Sandbox, fallback network.A
 }
 
 // tearDown runs DEL for each attachment that may have been touched, last first, and removes the record when nothing is
-// left of it. Hold the lock.
+// left of it. Those whose DEL has failed before come after the others: a few that hang take all the time that the runtime gives
+// to each of its tries, and the others must not wait for them. Hold the lock.
 func (r *Runner) tearDown(ctx context.Context, rec *Record) error {
 	if err := r.endLeftover(ctx, rec.ContainerID); err != nil {
 		return err
 	}
 	netns := rec.livePath()
 	lagging := rec.Boot != bootID() // a power cut may have taken newer ones
+	var fresh, failed []*Attached
+	for i := range rec.Attachments {
+		switch a := &rec.Attachments[i]; {
+		case a.Phase == Gone || a.Phase == Planned && !lagging:
+		case a.Phase == Deleting:
+			failed = append(failed, a)
+		default:
+			fresh = append(fresh, a)
+		}
+	}
 	var errs []error
-	for i := len(rec.Attachments) - 1; i >= 0; i-- {
-		a := &rec.Attachments[i]
-		if a.Phase == Gone || a.Phase == Planned && !lagging {
+	for _, a := range slices.Backward(append(failed, fresh...)) {
+		if ctx.Err() != nil {
+			errs = append(errs, fmt.Errorf("network %s: %w", a.Name, context.Cause(ctx)))
 			continue
 		}
 		if err := r.delOne(ctx, rec, a, netns); err != nil {
 			a.Phase = Deleting
-			errs = append(errs, err)
+			// At once: the next one may take until somebody kills us.
+			errs = append(errs, err, r.keep(rec))
 			continue
 		}
 		a.Phase = Gone
 	}
-	if len(errs) == 0 {
-		if err := r.forget(rec); err != nil {
-			return err
-		}
-		return r.Records.Remove(rec.ContainerID)
+	if err := errors.Join(errs...); err != nil {
+		return errors.Join(err, r.keep(rec))
 	}
+	if err := r.forget(rec); err != nil {
+		return err
+	}
+	return r.Records.Remove(rec.ContainerID)
+}
+
+// keep writes down what is left to do of a teardown.
+func (r *Runner) keep(rec *Record) error {
 	rec.Phase = Deleting
-	if err := r.Records.Write(rec.ContainerID, rec); err != nil {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return r.Records.Write(rec.ContainerID, rec)
 }
 
 // delOne runs DEL of the attachment's plugins, last first. All of them, whatever fails: the first plugin of a chain is

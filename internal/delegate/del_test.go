@@ -1,11 +1,13 @@
 package delegate
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -364,5 +366,35 @@ func TestNothingPilesUp(t *testing.T) {
 	}
 	if left := n.left(); left != nil {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// Networks whose DEL hangs do not keep the others from theirs, however often the runtime ends a try.
+func TestDelsThatHangDoNotStarveTheOthers(t *testing.T) {
+	n := newNode(t)
+	plan := n.attachments(
+		network.Attachment{Name: "shop/one", Config: n.chain("one", "1.0.0", `rec-b "do":{"DEL":["hang"]}`)},
+		network.Attachment{Name: "shop/two", Config: n.chain("two", "1.0.0", `rec-c "do":{"DEL":["hang"]}`)},
+	)
+	if _, err := n.Add(t.Context(), n.sandbox("c1"), planned(plan)); err != nil {
+		t.Fatal(err)
+	}
+	before := len(n.trace())
+	for _, want := range []string{"DEL rec-c net2", "DEL rec-b net1", "DEL rec-a eth0"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- n.Del(ctx, n.sandbox("c1"), network.Attachment{}) }()
+		for deadline := time.Now().Add(20 * time.Second); !slices.Contains(n.trace()[before:], want); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("no %s: %q", want, n.trace()[before:])
+			}
+		}
+		cancel() // the runtime's patience is over
+		if err := <-ended; err == nil {
+			t.Fatal("DEL succeeded")
+		}
+	}
+	if phases := []Phase{n.record("c1").Attachments[0].Phase, n.record("c1").Attachments[1].Phase}; phases[0] != Gone || phases[1] != Deleting {
+		t.Errorf("the default network and the first one are %v", phases)
 	}
 }

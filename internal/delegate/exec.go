@@ -145,14 +145,17 @@ func (r *Runner) start(ctx context.Context, c call, path string, stdout, stderr 
 	if ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
-	return errors.Join(err, p.end(context.WithoutCancel(ctx), c.containerID))
+	return errors.Join(err, r.end(context.WithoutCancel(ctx), p, c.containerID))
 }
 
 // startFree waits a little for a program that somebody is writing.
 func startFree(ctx context.Context, path string, env []string) (*child, error) {
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		c, err := spawn(path, env)
-		if !errors.Is(err, unix.ETXTBSY) || time.Since(began) > busyWait || ctx.Err() != nil {
+		if !errors.Is(err, unix.ETXTBSY) || time.Since(began) > busyWait {
 			return c, err
 		}
 	}

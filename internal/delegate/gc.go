@@ -41,7 +41,7 @@ func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.G
 			return !slices.Contains(valid, types.GCAttachment{ContainerID: rec.ContainerID, IfName: rec.IfName})
 		})
 		if isBroken(err) && !slices.ContainsFunc(valid, func(a types.GCAttachment) bool { return a.ContainerID == key }) {
-			err = r.setAsideDead(key)
+			err = r.setAsideDead(ctx, key)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("container %s: %w", key, err))
@@ -88,7 +88,7 @@ func (r *Runner) collect(ctx context.Context, key string, dead func(*Record) boo
 
 // setAsideDead puts the broken record of a container that is gone out of the way: its DEL, that would do so, may never come, and
 // each GC would fail. The error says where it is; the next GC has none.
-func (r *Runner) setAsideDead(key string) error {
+func (r *Runner) setAsideDead(ctx context.Context, key string) error {
 	l, err := r.Records.TryLock(key)
 	if errors.Is(err, journal.ErrLocked) {
 		return nil
@@ -99,6 +99,9 @@ func (r *Runner) setAsideDead(key string) error {
 	defer r.release(l, key)
 	if _, err = r.load(key); !isBroken(err) {
 		return nil // its DEL came first
+	}
+	if err := r.endLeftover(ctx, key); err != nil {
+		return err
 	}
 	return setAside(r.Records, key, err)
 }
@@ -234,6 +237,6 @@ func (r *Runner) SweepNow(ctx context.Context, budget time.Duration, after strin
 func (r *Runner) sweepSandbox(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, sweepOne, fmt.Errorf("not done after %v", sweepOne))
 	defer cancel()
-	_, err := r.collect(ctx, key, func(rec *Record) bool { return !rec.alive() })
+	_, err := r.collect(ctx, key, (*Record).dead)
 	return err
 }

@@ -1,6 +1,7 @@
 package delegate
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,6 +52,27 @@ func (r *Record) alive() bool {
 	}
 	now, err := openNetns(r.Netns.Path)
 	return err == nil && now == r.Netns
+}
+
+// dead reports whether the record's namespace is surely gone. What cannot be looked at is not dead: a sandbox that lives would
+// lose its networks.
+func (r *Record) dead() bool {
+	if boot := bootID(); boot == "" {
+		return false
+	} else if boot != r.Boot {
+		return true
+	}
+	var fs unix.Statfs_t
+	switch err := unix.Statfs(r.Netns.Path, &fs); {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return true
+	case err != nil:
+		return false
+	case fs.Type != unix.NSFS_MAGIC:
+		return true
+	}
+	now, err := openNetns(r.Netns.Path)
+	return err == nil && now != r.Netns
 }
 
 // livePath is the namespace for DEL: empty, as the specification has it, if it is gone. The old path could be another

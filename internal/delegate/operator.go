@@ -37,6 +37,6 @@ func (r *Runner) List() ([]Sandboxed, error) {
 // CollectDead tears down one sandbox if its network namespace is gone, and reports whether nothing of it is left. One that
 // another call works on is left to that.
 func (r *Runner) CollectDead(ctx context.Context, key string) (gone bool, err error) {
-	rec, err := r.collect(ctx, key, func(rec *Record) bool { return !rec.alive() })
+	rec, err := r.collect(ctx, key, (*Record).dead)
 	return rec == nil && err == nil, err
 }

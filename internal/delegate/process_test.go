@@ -1,6 +1,7 @@
 package delegate
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"strconv"
@@ -116,5 +117,29 @@ func TestProcessEndSparesStrangers(t *testing.T) {
 		if s, err := readStat(tc.cmd.Process.Pid); err != nil || s.state != tc.state {
 			t.Errorf("%s: want state %c, got %c (%v)", what, tc.state, s.state, err)
 		}
+	}
+}
+
+// What could not be ended is still on record for the next call, which ends it before it does anything.
+func TestLeftoverIsRemembered(t *testing.T) {
+	n := newNode(t)
+	cmd := sleeper(t)
+	p, err := newProcess(cmd.Process.Pid)
+	if err == nil {
+		err = n.Running.Write("c1", p)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	hopeless, cancel := context.WithCancel(t.Context())
+	cancel() // no time for it to end
+	if err := n.Check(hopeless, n.sandbox("c1")); err == nil || !n.Running.Exists("c1") {
+		t.Fatalf("got %v; on record: %v", err, n.Running.Exists("c1"))
+	}
+	if err := n.Check(t.Context(), n.sandbox("c1")); err == nil || n.Running.Exists("c1") {
+		t.Errorf("then %v; on record: %v", err, n.Running.Exists("c1"))
+	}
+	if s, err := readStat(cmd.Process.Pid); err != nil || s.state != 'Z' {
+		t.Errorf("it is in state %c, %v", s.state, err)
 	}
 }

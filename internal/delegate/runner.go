@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -38,6 +39,8 @@ type Runner struct {
 
 	Stderr io.Writer // what plugins that succeed wrote; nil drops it
 	Log    *slog.Logger
+
+	unended sync.Map // containers whose plugin was killed and is still there
 }
 
 // A Sandbox is what the runtime says with each call.
@@ -74,12 +77,20 @@ func (r *Runner) lock(ctx context.Context, containerID string) (release func(), 
 	if err != nil {
 		return nil, err
 	}
+	if err := r.endLeftover(ctx, containerID); err != nil {
+		r.release(l, containerID)
+		return nil, err
+	}
 	return func() { r.release(l, containerID) }, nil
 }
 
-// release removes the lock's file unless there is a record that it belongs to: container ids never come again.
+// release removes the lock's file unless there is a record that it belongs to: container ids never come again. A plugin that could
+// not be ended stays on record: what hangs in the kernel may act yet, and the next call has to wait for it.
 func (r *Runner) release(l *journal.Lock, containerID string) {
-	err := r.Running.Remove(containerID)
+	var err error
+	if _, hangs := r.unended.Load(containerID); !hangs {
+		err = r.Running.Remove(containerID)
+	}
 	if r.Records.Exists(containerID) {
 		err = errors.Join(err, l.Unlock())
 	} else {
@@ -101,9 +112,23 @@ func (r *Runner) endLeftover(ctx context.Context, containerID string) error {
 	case err != nil:
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("killed, but still there after 10 s"))
+	return r.end(ctx, p, containerID)
+}
+
+// endWait is how long a process that was killed may take to end. The kernel lets none end that waits for a device, say.
+const endWait = 10 * time.Second
+
+// end is p.end, for a while, and remembers if that was not enough.
+func (r *Runner) end(ctx context.Context, p Process, containerID string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, endWait, fmt.Errorf("killed, but still there after %v", endWait))
 	defer cancel()
-	return p.end(ctx, containerID)
+	err := p.end(ctx, containerID)
+	if err != nil {
+		r.unended.Store(containerID, true)
+	} else {
+		r.unended.Delete(containerID)
+	}
+	return err
 }
 
 // env is the environment of one plugin of one attachment.

@@ -204,8 +204,10 @@ func TestDeadOfMultus(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		other := *n.Runner
-		other.Multus = takeover.Multus(filepath.Join(root, path))
+		other := &Runner{
+			Records: n.Records, Running: n.Running, Path: n.Path, Devices: n.Devices, Log: n.Log,
+			Multus: takeover.Multus(filepath.Join(root, path)),
+		}
 		if dead, err := other.DeadOfMultus(); err != nil || dead != nil {
 			t.Errorf("%s: dead are %v, %v", path, dead, err)
 		}

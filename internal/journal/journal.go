@@ -177,6 +177,9 @@ func (s Store) replace(key string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode record %s: %w", key, err)
 	}
+	if len(data) > maxRecord { // nobody could read it again
+		return fmt.Errorf("write record %s: it would have %d bytes, %d at most", key, len(data), maxRecord)
+	}
 	if err := s.makeDir(); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -234,4 +235,19 @@ func TestLockIsNotInherited(t *testing.T) {
 		t.Fatalf("with a child running: %v", err)
 	}
 	_ = again.Unlock()
+}
+
+// What could not be read again is not written.
+func TestWriteRefusesWhatReadDoes(t *testing.T) {
+	s := Store{Dir: t.TempDir(), Version: 1}
+	if err := s.Write("k", rec{"kept", 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Write("k", rec{strings.Repeat("x", maxRecord), 2}); err == nil {
+		t.Error("it is taken")
+	}
+	var got rec
+	if err := s.Read("k", &got); err != nil || got != (rec{"kept", 1}) {
+		t.Errorf("then there is %v, %v", got, err)
+	}
 }

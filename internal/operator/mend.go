@@ -254,8 +254,12 @@ func (n *Node) gcVF(ctx context.Context, plugin *sriov.Plugin, key string, mayBe
 		return c
 	}
 	outcome, err := plugin.Restore(ctx, address, false)
-	if errors.Is(err, sriov.ErrLiving) {
-		return nil // somebody uses it whom the record does not name, or it got an owner this moment
+	switch living := errors.Is(err, sriov.ErrLiving); {
+	case living && r.Alive():
+		return nil
+	case living: // somebody uses it whom the record does not name, or it got an owner this moment
+		c.Outcome = "left alone: " + err.Error()
+		return c
 	}
 	c.Outcome = string(outcome)
 	if err != nil {

@@ -1,6 +1,7 @@
 package sriov
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -118,25 +119,27 @@ func ParseForDel(stdin []byte, cniArgs string) (c *Config, fault, err error) {
 		return c, nil, nil
 	}
 	var in struct {
-		types.PluginConf
-		DeviceID      any `json:"deviceID"`
-		PCIBusID      any `json:"pciBusID"`
-		RuntimeConfig struct {
-			DeviceID any `json:"deviceID"`
-		} `json:"runtimeConfig"`
+		CNIVersion, Name, IPAM, DeviceID, PCIBusID, RuntimeConfig any
 	}
 	if err := json.Unmarshal(stdin, &in); err != nil {
 		return nil, nil, fault
 	}
-	c = &Config{CNIVersion: in.CNIVersion, Network: in.Name, IPAM: in.IPAM.Type}
-	for _, value := range []any{in.RuntimeConfig.DeviceID, in.DeviceID, in.PCIBusID} {
-		if id, ok := value.(string); ok && id != "" {
-			// One that is none leaves it empty: the VF is then found by its owner.
-			c.Device, _ = pci.ParseAddress(id)
-			break
-		}
-	}
+	c = &Config{CNIVersion: text(in.CNIVersion), Network: text(in.Name), IPAM: text(member(in.IPAM, "type"))}
+	// One that is no address leaves it empty: the VF is then found by its owner.
+	c.Device, _ = pci.ParseAddress(cmp.Or(text(member(in.RuntimeConfig, "deviceID")), text(in.DeviceID), text(in.PCIBusID)))
 	return c, fault, nil
+}
+
+// text is a value that should be a string; empty if it is none.
+func text(value any) string {
+	s, _ := value.(string)
+	return s
+}
+
+// member is what an object has under a name; nil if it is no object.
+func member(value any, name string) any {
+	object, _ := value.(map[string]any)
+	return object[name]
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -238,6 +238,9 @@ func TestParseForDelTakesWhatAddRefuses(t *testing.T) {
 		"a VLAN of words":      {`{"name":"n","deviceID":"0000:02:10.0","vlan":"ten"}`, "", device},
 		"a bad MAC":            {`{"name":"n","pciBusID":"0000:02:10.0"}`, "MAC=none", device},
 		"a bad device":         {`{"name":"n","deviceID":"../../etc"}`, "", pci.Address{}},
+		"DNS of no shape":      {`{"name":"n","deviceID":"0000:02:10.0","dns":["192.0.2.1"]}`, "", device},
+		"servers of no shape":  {`{"name":"n","deviceID":"0000:02:10.0","dns":{"nameservers":"192.0.2.1"}}`, "", device},
+		"IPAM of no shape":     {`{"name":"n","deviceID":"0000:02:10.0","ipam":"static"}`, "", device},
 		"a device of no shape": {`{"name":"n","deviceID":[1],"pciBusID":"0000:02:10.0"}`, "", device},
 	}
 	for name, tt := range tests {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
@@ -127,8 +128,17 @@ func (d *device) inUse(r *Record) error {
 	if err != nil {
 		return err
 	}
-	if path != "" && path != r.Netns.Path {
-		return fmt.Errorf("%w: its interface is in %s", ErrLiving, path)
+	if path == "" {
+		return nil
+	}
+	// By what it is: a runtime's /var/run is found as /run here, or by way of a process.
+	ns, err := netns.Open(path)
+	if err != nil {
+		return fmt.Errorf("its interface is in %s: %w", path, err)
+	}
+	defer ns.Close()
+	if id, err := ns.ID(); err != nil || id != r.Netns.ID {
+		return errors.Join(err, fmt.Errorf("%w: its interface is in %s", ErrLiving, path))
 	}
 	return nil
 }

@@ -89,9 +89,10 @@ type Identity struct {
 	Node uint64 `json:"node"`
 }
 
-// isOf reports whether it is the same VF, whatever driver it has.
+// isOf reports whether it is the same VF, whatever driver it has, and however many its PF had then: they are made one after the
+// other, which takes seconds where there are many, and the first ones are in pods before the last ones are there.
 func (i Identity) isOf(other Identity) bool {
-	i.Driver = other.Driver
+	i.Driver, i.NumVFs = other.Driver, other.NumVFs
 	return i == other
 }
 

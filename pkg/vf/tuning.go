@@ -38,35 +38,33 @@ const (
 // ReadTuning reads the tuning of an interface in the process's own namespace. What its driver does not know is nil.
 func ReadTuning(name string) (Tuning, error) {
 	var t Tuning
+	var errs [3]error
 	available, requested, err := features(name)
 	if err != nil {
-		return t, fmt.Errorf("read the offloads of %s: %w", name, err)
-	}
-	if available != nil {
+		errs[0] = fmt.Errorf("read the offloads of %s: %w", name, err)
+	} else if available != nil {
 		t.Features = requested
 	}
 	if t.Rings, err = counts(name, ethtoolGRings); err != nil {
-		return t, fmt.Errorf("read the rings of %s: %w", name, err)
+		errs[1] = fmt.Errorf("read the rings of %s: %w", name, err)
 	}
 	if t.Channels, err = counts(name, ethtoolGChannels); err != nil {
-		return t, fmt.Errorf("read the channels of %s: %w", name, err)
+		errs[2] = fmt.Errorf("read the channels of %s: %w", name, err)
 	}
-	return t, nil
+	return t, errors.Join(errs[:]...)
 }
 
-// ResetTuning gives an interface in the process's own namespace back what want says and what differs. It tries everything.
+// ResetTuning gives an interface in the process's own namespace back what want says and what differs. It tries everything: what
+// cannot be read is set all the same.
 func ResetTuning(name string, want Tuning) error {
 	now, err := ReadTuning(name)
-	if err != nil {
-		return err
-	}
 	refused := func(what string, err error) error {
 		if err == nil {
 			return nil
 		}
 		return &Refused{Device: "interface " + name, Attribute: what, Err: err}
 	}
-	var errs []error
+	errs := []error{err}
 	// Channels before rings: some drivers allocate the one from the other.
 	if want.Channels != nil && !slices.Equal(now.Channels, want.Channels) {
 		errs = append(errs, refused("channels", setCounts(name, ethtoolGChannels, ethtoolSChannels, want.Channels)))

@@ -14,8 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
+	"github.com/viaduct-sriov/viaduct/internal/agent/watch"
 	"github.com/viaduct-sriov/viaduct/internal/install"
 	"github.com/viaduct-sriov/viaduct/internal/ondisk"
 )
@@ -38,6 +37,7 @@ type Keeper struct {
 	Settle, Period time.Duration
 
 	last []byte // what our file had in it when it was looked at last; nil: it was not ours to know
+	from string // the file that it was made of
 
 	mu       sync.Mutex
 	looked   bool
@@ -90,13 +90,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 	if period == 0 {
 		period = 30 * time.Second
 	}
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch the CNI folders: %w", err)
-	}
+	watcher := &watch.Folders{Log: k.Log}
 	defer watcher.Close()
 	for {
-		k.watch(watcher)
+		watcher.Add(k.ConfDir, k.BinDir)
 		k.Reconcile()
 		if !k.wait(ctx, watcher, settle, period) {
 			return nil
@@ -104,18 +101,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-// watch adds the folders again each time: one that was removed and made anew is another inode.
-func (k *Keeper) watch(watcher *fsnotify.Watcher) {
-	for _, dir := range []string{k.ConfDir, k.BinDir} {
-		if err := watcher.Add(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			k.Log.Warn("Cannot watch a CNI folder; looking at it from time to time", "folder", dir, "err", err)
-		}
-	}
-}
-
 // wait returns when something happened and the folders then rested, or when the period is over. Two components that fight
 // over one file get no more than one write a settle out of us.
-func (k *Keeper) wait(ctx context.Context, watcher *fsnotify.Watcher, settle, period time.Duration) bool {
+func (k *Keeper) wait(ctx context.Context, watcher *watch.Folders, settle, period time.Duration) bool {
 	timer := time.NewTimer(period)
 	defer timer.Stop()
 	changed := false
@@ -125,12 +113,12 @@ func (k *Keeper) wait(ctx context.Context, watcher *fsnotify.Watcher, settle, pe
 			return false
 		case <-timer.C:
 			return true
-		case <-watcher.Events:
+		case <-watcher.Events():
 			if !changed {
 				changed = true
 				timer.Reset(settle)
 			}
-		case err := <-watcher.Errors: // an overflow
+		case err := <-watcher.Errors(): // an overflow
 			k.Log.Warn("Missed changes of the CNI folders; looking at all of them", "err", err)
 			return true
 		}
@@ -170,8 +158,11 @@ func (k *Keeper) reconcile() (wrote string, skipped []error, err error) {
 		return "", nil, fmt.Errorf("%w in %s", ErrNoPlugin, k.BinDir)
 	}
 	d, skipped, err := k.find()
+	if err == nil {
+		err = k.passedOver(d)
+	}
 	if err != nil {
-		return "", skipped, err
+		return "", skipped, errors.Join(err, k.restore())
 	}
 	want, err := Render(d, k.Options)
 	if err != nil {
@@ -187,8 +178,34 @@ func (k *Keeper) reconcile() (wrote string, skipped []error, err error) {
 			k.tookAway()
 		}
 	}
-	k.last = want
+	k.last, k.from = want, d.File
 	return wrote, skipped, k.checkFirst()
+}
+
+// passedOver refuses another default network while the file of the one that pods have is there, before it, and cannot be read: it
+// is being written, or broken. Without us the runtime would start no pod then; with us they must not start in another network.
+func (k *Keeper) passedOver(d Default) error {
+	if k.Default != nil || k.from == "" || d.File <= k.from {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(k.ConfDir, k.from)); err != nil {
+		return nil //nolint:nilerr // it was removed: the next one is the default now
+	}
+	return fmt.Errorf("%w: %s, of which %s was made, cannot be read any more; %s stays as it is until that is mended or removed",
+		ErrNoDefault, k.from, FileName, FileName)
+}
+
+// restore puts our file back as it was while it is not known what it should be. Without it the runtime would use another
+// program's, and pods would start without their networks. Where there is no default network at all, the node is being taken apart.
+func (k *Keeper) restore() error {
+	if k.last == nil || k.Default == nil && k.ReadyFile == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(k.ConfDir, FileName)); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	k.tookAway()
+	return write(k.ConfDir, k.last)
 }
 
 // tookAway counts somebody else's hand on our file. The first look is not one: another release may have left another file.

@@ -335,3 +335,53 @@ func TestKeeperCountsWhoTakesOurFileAway(t *testing.T) {
 		}
 	}
 }
+
+// While the default network's file is broken, pods must not start in whatever other network comes next.
+func TestKeeperPassesNoDefaultOver(t *testing.T) {
+	k := &keep{Keeper: &Keeper{ConfDir: t.TempDir(), BinDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}}
+	k.install(t)
+	cluster := filepath.Join(k.ConfDir, "10-flannel.conflist")
+	put(t, k.ConfDir, "10-flannel.conflist", flannel)
+	put(t, k.ConfDir, "87-podman.conflist", strings.ReplaceAll(flannel, "cbr0", "podman"))
+	for _, step := range []struct {
+		name string
+		do   func() error
+		want error
+		has  string
+	}{
+		{"whole", func() error { return nil }, nil, "cbr0"},
+		{"broken", func() error { return os.WriteFile(cluster, []byte(`{"name"`), 0o600) }, ErrNoDefault, "cbr0"},
+		{"still", func() error { return nil }, ErrNoDefault, "cbr0"},
+		{"whole again", func() error { return os.WriteFile(cluster, []byte(strings.ReplaceAll(flannel, "cbr0", "cbr1")), 0o600) }, nil, "cbr1"},
+		{"gone", func() error { return os.Remove(cluster) }, nil, "podman"},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		k.Reconcile()
+		data, err := os.ReadFile(filepath.Join(k.ConfDir, FileName))
+		if err != nil || !errors.Is(k.Err(), step.want) || !strings.Contains(string(data), `"`+step.has+`"`) {
+			t.Fatalf("%s: got %v, want %v; the file, %v: %s", step.name, k.Err(), step.want, err, data)
+		}
+	}
+}
+
+// Our file is put back while nobody can say what it should be.
+func TestKeeperPutsBackWhatItKnows(t *testing.T) {
+	var gone error
+	k := &keep{Keeper: &Keeper{
+		ConfDir: t.TempDir(), BinDir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Default: func() (Default, error) { return Default{File: "cluster", List: json.RawMessage(flannel)}, gone },
+	}}
+	k.install(t)
+	k.Reconcile()
+	gone = errors.New("the API server is away")
+	if err := os.Remove(filepath.Join(k.ConfDir, FileName)); err != nil {
+		t.Fatal(err)
+	}
+	k.Reconcile()
+	data, err := os.ReadFile(filepath.Join(k.ConfDir, FileName))
+	if err != nil || !strings.Contains(string(data), "cbr0") || !errors.Is(k.Err(), gone) || k.Restored() != 1 {
+		t.Errorf("the file: %s, %v; the keeper says %v, restored %d", data, err, k.Err(), k.Restored())
+	}
+}
