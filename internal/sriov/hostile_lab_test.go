@@ -3,12 +3,18 @@
 package sriov_test
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // What a pod with CAP_NET_ADMIN can do to its interface does not stay.
@@ -23,6 +29,9 @@ func TestHostilePod(t *testing.T) {
 		"GSO limits":               {{"link", "set", "net1", "gso_max_size", "1500", "gso_max_segs", "7"}},
 		"offloads":                 {{"ethtool", "-K", "net1", "tso", "off", "rx", "off", "gro", "off"}},
 		"rings":                    {{"ethtool", "-G", "net1", "rx", "512", "tx", "128"}},
+		"no multicast":             {{"link", "set", "net1", "multicast", "off"}},
+		"a program":                {{"xdp"}},
+		"a program and an MTU":     {{"link", "set", "net1", "mtu", "1300"}, {"xdp"}},
 		"a name full of signs":     {{"link", "set", "net1", "down"}, {"link", "set", "net1", "name", "$(rm)-;%d\\n"}},
 	}
 	for name, commands := range tests {
@@ -45,6 +54,10 @@ func TestHostilePod(t *testing.T) {
 							args[i] = pf.Name
 						}
 					}
+					if args[0] == "xdp" {
+						p.attachProgram("net1")
+						continue
+					}
 					if args[0] == "ethtool" {
 						n.ip(append([]string{"netns", "exec", p.ns}, args...)...)
 						continue
@@ -61,6 +74,55 @@ func TestHostilePod(t *testing.T) {
 			})
 		}
 	}
+}
+
+// attachProgram has a program of the pod's look at each frame that comes in by an interface, and leaves it there.
+func (p *pod) attachProgram(link string) {
+	p.Helper()
+	ended := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with its namespace
+		ended <- func() error {
+			ns, err := os.Open(p.path())
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			l, err := netlink.LinkByName(link)
+			if err != nil {
+				return err
+			}
+			program, err := loadXDP()
+			if err != nil {
+				return err
+			}
+			defer unix.Close(program)
+			return netlink.LinkSetXdpFd(l, program)
+		}()
+	}()
+	if err := <-ended; err != nil {
+		p.Fatal(err)
+	}
+}
+
+// loadXDP gives the kernel a program that lets every frame pass: see bpf(2).
+func loadXDP() (fd int, err error) {
+	program := [...]uint64{0x2_0000_00b7 /* r0 = XDP_PASS */, 0x95 /* exit */}
+	license := [...]byte{'G', 'P', 'L', 0}
+	attr := struct {
+		kind, count       uint32
+		program, license  unsafe.Pointer
+		logLevel, logSize uint32
+		log               unsafe.Pointer
+	}{unix.BPF_PROG_TYPE_XDP, uint32(len(program)), unsafe.Pointer(&program), unsafe.Pointer(&license), 0, 0, nil}
+	n, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if errno != 0 {
+		return -1, fmt.Errorf("load a program: %w", errno)
+	}
+	return int(n), nil
 }
 
 // A name that is taken: on the way in and on the way home.

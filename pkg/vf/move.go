@@ -152,6 +152,12 @@ func resetSteps(dev, want Netdev) []step {
 		}
 	}
 	u32 := nl.Uint32Attr
+	// Programs first: drivers refuse an MTU that one of them could not handle.
+	for _, mode := range []uint32{unix.XDP_FLAGS_HW_MODE, unix.XDP_FLAGS_DRV_MODE, unix.XDP_FLAGS_SKB_MODE} {
+		none := nl.NewRtAttr(unix.IFLA_XDP_FD, u32(^uint32(0))).Serialize()
+		add(dev.XDP&mode != 0 && want.XDP&mode == 0, "xdp", "none", unix.IFLA_XDP,
+			append(none, nl.NewRtAttr(unix.IFLA_XDP_FLAGS, u32(mode)).Serialize()...))
+	}
 	add(dev.Name != want.Name, "name", want.Name, unix.IFLA_IFNAME, nl.ZeroTerminated(want.Name))
 	add(dev.MAC != want.MAC && !want.MAC.IsZero(), "mac", want.MAC, unix.IFLA_ADDRESS, want.MAC[:])
 	add(dev.MTU != want.MTU && want.MTU != 0, "mtu", want.MTU, unix.IFLA_MTU, u32(uint32(want.MTU)))
@@ -161,6 +167,9 @@ func resetSteps(dev, want Netdev) []step {
 	add(dev.GSOMaxSize != want.GSOMaxSize && want.GSOMaxSize != 0, "gso_max_size", want.GSOMaxSize, unix.IFLA_GSO_MAX_SIZE, u32(want.GSOMaxSize))
 	add(dev.GSOMaxSegs != want.GSOMaxSegs && want.GSOMaxSegs != 0, "gso_max_segs", want.GSOMaxSegs, unix.IFLA_GSO_MAX_SEGS, u32(want.GSOMaxSegs))
 	add(dev.GROMaxSize != want.GROMaxSize && want.GROMaxSize != 0, "gro_max_size", want.GROMaxSize, unix.IFLA_GRO_MAX_SIZE, u32(want.GROMaxSize))
+	// These after the others, with which the kernel sets them, too.
+	add(dev.GSOIPv4MaxSize != want.GSOIPv4MaxSize && want.GSOIPv4MaxSize != 0, "gso_ipv4_max_size", want.GSOIPv4MaxSize, unix.IFLA_GSO_IPV4_MAX_SIZE, u32(want.GSOIPv4MaxSize))
+	add(dev.GROIPv4MaxSize != want.GROIPv4MaxSize && want.GROIPv4MaxSize != 0, "gro_ipv4_max_size", want.GROIPv4MaxSize, unix.IFLA_GRO_IPV4_MAX_SIZE, u32(want.GROIPv4MaxSize))
 	var flags, change uint32
 	flag := func(is, should bool, bit uint32) {
 		if is != should {
@@ -173,6 +182,7 @@ func resetSteps(dev, want Netdev) []step {
 	flag(dev.Promisc, want.Promisc, unix.IFF_PROMISC)
 	flag(dev.AllMulti, want.AllMulti, unix.IFF_ALLMULTI)
 	flag(dev.NoARP, want.NoARP, unix.IFF_NOARP)
+	flag(!dev.NoMulti, !want.NoMulti, unix.IFF_MULTICAST)
 	flag(dev.Up, want.Up, unix.IFF_UP)
 	if change != 0 {
 		steps = append(steps, step{name: "flags", value: fmt.Sprintf("%#x of %#x", flags, change), flags: flags, change: change})

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Netdev is a VF's network interface: all of it that we, or whoever has it in a pod, may change and that stays with it
-// when it moves.
+// A Netdev is a VF's network interface: what of it we, or whoever has it in a pod, may change and that stays with it when it
+// moves. Its rings, channels and offloads are a Tuning.
 type Netdev struct {
 	// Index is the interface index. It is usually kept by a move, and not if somebody there has it already.
 	Index      int      `json:"index"`
@@ -26,11 +26,17 @@ type Netdev struct {
 	Promisc    bool     `json:"promisc,omitempty"`  // as a user asked for it; a packet socket's own is not counted
 	AllMulti   bool     `json:"allMulti,omitempty"` // likewise
 	NoARP      bool     `json:"noARP,omitempty"`
+	NoMulti    bool     `json:"noMulti,omitempty"` // "multicast off": also no IPv6 neighbours are found
 	Group      uint32   `json:"group,omitempty"`
 	TxQueueLen uint32   `json:"txQueueLen"`
 	GSOMaxSize uint32   `json:"gsoMaxSize,omitempty"`
 	GSOMaxSegs uint32   `json:"gsoMaxSegs,omitempty"`
 	GROMaxSize uint32   `json:"groMaxSize,omitempty"`
+	// The same for IPv4, since Linux 6.3; 0 before.
+	GSOIPv4MaxSize uint32 `json:"gsoIPv4MaxSize,omitempty"`
+	GROIPv4MaxSize uint32 `json:"groIPv4MaxSize,omitempty"`
+	// XDP are the modes, as bits XDP_FLAGS_*_MODE, in which a program handles all frames. It stays with the interface.
+	XDP uint32 `json:"xdp,omitempty"`
 
 	// Address is the PCI address of the device behind the interface; kernels before 5.14 do not say.
 	Address string `json:"-"`
@@ -57,6 +63,7 @@ func parseLink(b []byte) (link, error) {
 		Promisc:  flags&unix.IFF_PROMISC != 0,
 		AllMulti: flags&unix.IFF_ALLMULTI != 0,
 		NoARP:    flags&unix.IFF_NOARP != 0,
+		NoMulti:  flags&unix.IFF_MULTICAST == 0,
 		Carrier:  flags&unix.IFF_LOWER_UP != 0,
 	}}
 	attributes, err := parseAttributes(b[unix.SizeofIfInfomsg:])
@@ -113,6 +120,12 @@ func (l *link) decode(kind int, v []byte) {
 		l.GSOMaxSegs = number()
 	case unix.IFLA_GRO_MAX_SIZE:
 		l.GROMaxSize = number()
+	case unix.IFLA_GSO_IPV4_MAX_SIZE:
+		l.GSOIPv4MaxSize = number()
+	case unix.IFLA_GRO_IPV4_MAX_SIZE:
+		l.GROIPv4MaxSize = number()
+	case unix.IFLA_XDP:
+		l.XDP = xdpModes(v)
 	case unix.IFLA_PARENT_DEV_NAME:
 		l.Address = text()
 	case unix.IFLA_NUM_VF:
@@ -120,6 +133,25 @@ func (l *link) decode(kind int, v []byte) {
 	case unix.IFLA_VFINFO_LIST:
 		l.vfs = v
 	}
+}
+
+// xdpModes reads in which modes there are programs: the kernel names each.
+func xdpModes(v []byte) (modes uint32) {
+	attributes, err := parseAttributes(v)
+	if err != nil {
+		return 0
+	}
+	for _, a := range attributes {
+		switch a.kind {
+		case unix.IFLA_XDP_DRV_PROG_ID:
+			modes |= unix.XDP_FLAGS_DRV_MODE
+		case unix.IFLA_XDP_SKB_PROG_ID:
+			modes |= unix.XDP_FLAGS_SKB_MODE
+		case unix.IFLA_XDP_HW_PROG_ID:
+			modes |= unix.XDP_FLAGS_HW_MODE
+		}
+	}
+	return modes
 }
 
 // Get reads the interface with this index. The error wraps ErrNoDevice if there is none.

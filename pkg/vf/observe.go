@@ -116,10 +116,14 @@ func (d Netdev) Differences(want Netdev) []Difference {
 	add(true, "promisc", onOff(want.Promisc), onOff(d.Promisc))
 	add(true, "allmulticast", onOff(want.AllMulti), onOff(d.AllMulti))
 	add(true, "arp", onOff(!want.NoARP), onOff(!d.NoARP))
+	add(true, "multicast", onOff(!want.NoMulti), onOff(!d.NoMulti))
+	add(d.XDP&^want.XDP != 0, "xdp", "none", "a program")
 	add(true, "group", number(want.Group), number(d.Group))
 	add(true, "txqueuelen", number(want.TxQueueLen), number(d.TxQueueLen))
 	add(want.GSOMaxSize != 0, "gso_max_size", number(want.GSOMaxSize), number(d.GSOMaxSize))
 	add(want.GSOMaxSegs != 0, "gso_max_segs", number(want.GSOMaxSegs), number(d.GSOMaxSegs))
 	add(want.GROMaxSize != 0, "gro_max_size", number(want.GROMaxSize), number(d.GROMaxSize))
+	add(want.GSOIPv4MaxSize != 0, "gso_ipv4_max_size", number(want.GSOIPv4MaxSize), number(d.GSOIPv4MaxSize))
+	add(want.GROIPv4MaxSize != 0, "gro_ipv4_max_size", number(want.GROIPv4MaxSize), number(d.GROIPv4MaxSize))
 	return all
 }
