@@ -79,6 +79,23 @@ func TestHostilePod(t *testing.T) {
 // attachProgram has a program of the pod's look at each frame that comes in by an interface, and leaves it there.
 func (p *pod) attachProgram(link string) {
 	p.Helper()
+	p.inside(func() error {
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			return err
+		}
+		program, err := loadXDP()
+		if err != nil {
+			return err
+		}
+		defer unix.Close(program)
+		return netlink.LinkSetXdpFd(l, program)
+	})
+}
+
+// inside runs f in the pod's network namespace.
+func (p *pod) inside(f func() error) {
+	p.Helper()
 	ended := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with its namespace
@@ -91,21 +108,54 @@ func (p *pod) attachProgram(link string) {
 			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 				return err
 			}
-			l, err := netlink.LinkByName(link)
-			if err != nil {
-				return err
-			}
-			program, err := loadXDP()
-			if err != nil {
-				return err
-			}
-			defer unix.Close(program)
-			return netlink.LinkSetXdpFd(l, program)
+			return f()
 		}()
 	}()
 	if err := <-ended; err != nil {
 		p.Fatal(err)
 	}
+}
+
+// A program that somebody holds on to cannot be taken from the interface: the second DEL takes the interface from the program.
+func TestStubbornInterface(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	p := n.newPod()
+	c := p.conf(d, conf{"vlan": 5, "mac": "02:00:00:00:00:19"})
+	p.call("ADD", c).must(t)
+	p.inside(func() error {
+		l, err := netlink.LinkByName("net1")
+		if err != nil {
+			return err
+		}
+		held, err := linkXDP(l.Attrs().Index)
+		if err == nil {
+			t.Cleanup(func() { _ = unix.Close(held) })
+		}
+		return err
+	})
+	_, err := p.call("DEL", c).run(t)
+	wantCode(t, err, 11, "xdp")
+	p.call("DEL", c).must(t)
+	if err := n.leftovers(d, before); err != nil {
+		t.Error(err)
+	}
+}
+
+// linkXDP has a program look at an interface's frames for as long as somebody has the file open.
+func linkXDP(index int) (fd int, err error) {
+	program, err := loadXDP()
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(program)
+	attr := [...]uint32{uint32(program), uint32(index), unix.BPF_XDP, unix.XDP_FLAGS_SKB_MODE}
+	n, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_LINK_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if errno != 0 {
+		return -1, fmt.Errorf("link a program: %w", errno)
+	}
+	return int(n), nil
 }
 
 // loadXDP gives the kernel a program that lets every frame pass: see bpf(2).

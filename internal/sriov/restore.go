@@ -106,12 +106,34 @@ func (d *device) putBack(ctx context.Context, r *Record, paths ...string) error 
 		_, err = d.rebind(r.Identity.Driver)
 		errs = append(errs, err)
 	default:
-		errs = append(errs, d.resetNetdev(ctx, r, meanwhile.MAC != nil && meanwhile.MAC.IsZero()))
+		free := meanwhile.MAC != nil && meanwhile.MAC.IsZero()
+		err := d.resetNetdev(ctx, r, free)
+		if no, ok := errors.AsType[*vf.Refused](err); ok && len(r.Faults) > 0 {
+			err = d.renew(ctx, r, free, no)
+		}
+		errs = append(errs, err)
 	}
 	if err = errors.Join(append(errs, d.settle(ctx, r, base.Settings, refused))...); err != nil {
 		return coded(types.ErrTryAgainLater, fmt.Errorf("put VF %s back: %w", d.key(), err))
 	}
 	return nil
+}
+
+// renew gives the VF a new interface in place of one that does not go back to what it was, now for the second time: what a pod may
+// do to one, such as rules for queues that are to go, is more than can be looked for one by one. All of it ends with the driver.
+func (d *device) renew(ctx context.Context, r *Record, free bool, refused error) error {
+	dev, home := d.atHome()
+	if !home {
+		return refused
+	}
+	if err := refuseUplink(dev); err != nil {
+		return errors.Join(refused, err)
+	}
+	d.log.Warn("the VF's interface does not go back to what it was: binding its driver again, for a new one", "error", refused)
+	if _, err := d.rebind(r.Identity.Driver); err != nil {
+		return errors.Join(refused, err)
+	}
+	return d.resetNetdev(ctx, r, free)
 }
 
 // settle sees to it that the PF's entry becomes as wanted. refused is what the driver did not take of it so far.
