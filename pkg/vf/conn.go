@@ -29,7 +29,8 @@ type Conn struct {
 // number of VFs.
 type Count struct{ PFReads, PFWrites, Moves, Others int }
 
-// NewConn makes a connection inside ns, which must stay open as long as the Conn is used, and closes it.
+// NewConn makes a connection by the socket of ns, which must stay open as long as the Conn is used, and closes it. Make one Conn
+// of a Netns, and use it from one goroutine at a time: two would take each other's answers.
 func NewConn(ns *netns.Netns) (*Conn, error) {
 	s, err := ns.Route()
 	if err != nil {

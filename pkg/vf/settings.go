@@ -23,7 +23,8 @@ const settleTime = 3 * time.Second
 // settleWrites is how often Settle sets again what a driver lost.
 const settleWrites = 3
 
-// Read reads the entry of VF number index. Errors wrap ErrNoVF, ErrNoDevice or ErrTooManyVFs.
+// Read reads the entry of VF number index. Errors wrap ErrNoVF, ErrNoDevice, ErrTooManyVFs, or what the
+// kernel answered.
 func (c *Conn) Read(pf PF, index int) (Settings, error) {
 	c.Count.PFReads++
 	l, err := c.one(pf.Index, rtextVF|rtextSkipStats)
@@ -96,7 +97,8 @@ func (c *Conn) WriteEach(pf PF, index int, s Settings) []error {
 
 // Settle reads the VF's entry until it is as wanted. What stays different it sets again, some times, since drivers that
 // reset a VF lose settings made meanwhile. Attributes that the driver does not report pass. The error wraps ErrUnsettled
-// and says what differs, or is a *Refused; the entry as last read comes with it.
+// and says what differs, also when ctx ends, or is a *Refused; the entry as last read comes with it. If it cannot be read, the error
+// is Read's.
 func (c *Conn) Settle(ctx context.Context, pf PF, index int, want Settings) (Settings, error) {
 	live, err := settle(ctx, want,
 		func() (Settings, error) { return c.Read(pf, index) },

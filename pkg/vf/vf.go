@@ -15,8 +15,8 @@
 // thread. It asks again what a signal or a change under the kernel's hands cut off. Everything needs CAP_NET_ADMIN, in the
 // user namespace that owns the network namespace.
 //
-// Errors that a driver or the kernel gave are a *Refused, which names the attribute, and wraps one of the package's
-// sentinels as well as the errno.
+// What a driver or the kernel did not set is a *Refused, which names the attribute, and wraps the errno and, where that has a
+// meaning here, one of the package's sentinels. What could not be read wraps the errno, and the sentinels that are named there.
 package vf
 
 import (
@@ -132,8 +132,9 @@ func (l LinkState) String() string {
 	return fmt.Sprintf("link state %d", uint32(l))
 }
 
-// Settings are a VF's entry on its PF, or a part of it. As what was read, nil means that the driver does not say; as what
-// is wanted, nil means to leave it.
+// Settings are a VF's entry on its PF, or a part of it. As what was read, nil means that the driver does not say; of VLAN, rate
+// and link state the kernel itself says none, 0 and auto where the driver is silent (rtnl_fill_vfinfo). As what is wanted, nil
+// means to leave it.
 type Settings struct {
 	MAC        *MAC       `json:"mac,omitempty"`
 	VLAN       *VLAN      `json:"vlan,omitempty"`
