@@ -129,7 +129,9 @@ func (p plugin) del(args *skel.CmdArgs) error {
 		return delegate.DelError(pod, err)
 	}
 	def, missing := c.defaultNetwork() // it matters only for a sandbox without a record
-	if err := p.runner(c, args).Del(context.Background(), sandbox(args, pod), def); err != nil {
+	sb := sandbox(args, pod)
+	sb.Result = c.PrevResult
+	if err := p.runner(c, args).Del(context.Background(), sb, def); err != nil {
 		return delegate.DelError(pod, errors.Join(missing, err))
 	}
 	return nil

@@ -72,7 +72,17 @@ func (r *Runner) delFallback(ctx context.Context, sb Sandbox, fallback network.A
 	if err != nil {
 		return err
 	}
-	return r.delOne(ctx, rec, &rec.Attachments[0], ns.Path)
+	a := &rec.Attachments[0]
+	if len(sb.Result) > 0 && string(sb.Result) != "null" {
+		chain, err := ParseChain(a.Config)
+		if err == nil {
+			a.Result, err = convertResult(sb.Result, chain.CNIVersion)
+		}
+		if err != nil {
+			r.Log.Warn("cannot use what the runtime kept of the pod's network", "container", sb.ContainerID, "error", err)
+		}
+	}
+	return r.delOne(ctx, rec, a, ns.Path)
 }
 
 // tearDown runs DEL for each attachment that may have been touched, last first, and removes the record when nothing is

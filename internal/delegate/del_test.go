@@ -90,12 +90,20 @@ func TestDelWithoutARecord(t *testing.T) {
 	}
 	sb := n.sandbox("c1")
 	sb.Netns = ""
-	if err := n.Del(t.Context(), sb, def); err != nil {
-		t.Fatal(err)
+	for _, kept := range []string{`{"cniVersion":"1.1.0","ips":[{"address":"10.1.2.3/24"}]}`, `{"ips":7}`} {
+		sb.Result = []byte(kept)
+		if err := n.Del(t.Context(), sb, def); err != nil {
+			t.Fatal(err)
+		}
 	}
 	calls := delegatetest.Calls(t, n.journal)
-	if len(calls) != 3 || calls[0].Netns != n.netns || calls[2].Netns != "" {
-		t.Errorf("calls: %+v", calls)
+	if len(calls) != 4 || calls[0].Netns != n.netns || calls[2].Netns != "" {
+		t.Fatalf("calls: %+v", calls)
+	}
+	for i, want := range []bool{false, false, true, false} {
+		if prev := string(calls[i].Stdin["prevResult"]); strings.Contains(prev, "10.1.2.3/24") != want || prev != "" && !want {
+			t.Errorf("call %d has the result %q; want one: %v", i, prev, want)
+		}
 	}
 	if left := n.left(); left != nil {
 		t.Errorf("left behind: %v", left)

@@ -50,6 +50,9 @@ type Sandbox struct {
 	IfName      string // the default network's interface, such as eth0
 	Args        string // CNI_ARGS, passed on as it is
 	Pod         network.Pod
+	// Result is, at DEL, what ADD answered: the default network's, as the runtime kept it. It counts where our record is lost:
+	// plugins such as firewall know the pod's addresses from it alone.
+	Result json.RawMessage
 }
 
 func (sb Sandbox) check() error {
