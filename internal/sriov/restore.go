@@ -141,7 +141,7 @@ func (d *device) settle(ctx context.Context, r *Record, want vf.Settings, refuse
 	live, err := d.settleWhatCan(r, want, func(s vf.Settings) (vf.Settings, error) {
 		return d.host.Settle(ctx, d.pf, d.id.Index, s)
 	})
-	unseen := unseenBusy(live, refused)
+	unseen := unseenBusy(live, refused, r.Wanted.MAC)
 	if err != nil || unseen.IsEmpty() {
 		return err
 	}
@@ -175,11 +175,17 @@ func (d *device) settleWhatCan(r *Record, want vf.Settings, settle func(vf.Setti
 	}
 }
 
-// unseenBusy is what a busy driver refused and does not show, so that nobody would see that it is missing.
-func unseenBusy(live vf.Settings, refused []error) (unseen vf.Settings) {
+// unseenBusy is what a busy driver refused and nobody sees to be missing: what it does not show, and the pod's MAC, of which
+// Settle knows only that the VF may choose any.
+func unseenBusy(live vf.Settings, refused []error, pods *vf.MAC) (unseen vf.Settings) {
 	for _, err := range refused {
-		if no, ok := errors.AsType[*vf.Refused](err); ok && errors.Is(err, vf.ErrBusy) {
-			unseen = unseen.With(vf.Plan(no.Settings.Of(live), no.Settings))
+		no, ok := errors.AsType[*vf.Refused](err)
+		if !ok || !errors.Is(err, vf.ErrBusy) {
+			continue
+		}
+		unseen = unseen.With(vf.Plan(no.Settings.Of(live), no.Settings))
+		if mac := no.Settings.MAC; mac != nil && mac.IsZero() && live.MAC != nil && pods != nil && *live.MAC == *pods {
+			unseen.MAC = mac
 		}
 	}
 	return unseen

@@ -83,11 +83,19 @@ func TestSettleWhatCan(t *testing.T) {
 
 // Only a busy driver is asked again for what it does not show: what it shows was seen, and what it does not know cannot be.
 func TestUnseenBusy(t *testing.T) {
-	live := vf.Settings{VLAN: &vf.Untagged, SpoofCheck: new(true)}
+	pods := vf.MAC{2, 0, 0, 0, 0, 9}
+	live := vf.Settings{VLAN: &vf.Untagged, SpoofCheck: new(true), MAC: &pods}
+	busyMAC := []error{refused(vf.Settings{MAC: new(vf.MAC)}, unix.EBUSY)}
+	if got := unseenBusy(live, busyMAC, &vf.MAC{2, 0, 0, 0, 0, 8}); !got.IsEmpty() {
+		t.Errorf("the VF has chosen a MAC, and %v is to be set", got)
+	}
+	if got := unseenBusy(live, busyMAC, &pods); got.MAC == nil || !got.MAC.IsZero() {
+		t.Errorf("the pod's MAC is still there, and %v is to be set", got)
+	}
 	got := unseenBusy(live, []error{
 		refused(vf.Settings{Trust: new(false)}, unix.EBUSY), refused(vf.Settings{SpoofCheck: new(false)}, unix.EBUSY),
 		refused(vf.Settings{LinkState: new(vf.LinkAuto)}, unix.EOPNOTSUPP),
-	})
+	}, nil)
 	if diff := cmp.Diff(vf.Settings{Trust: new(false)}, got); diff != "" {
 		t.Error(diff)
 	}
