@@ -107,7 +107,7 @@ func (d *device) putBack(ctx context.Context, r *Record, paths ...string) error 
 		errs = append(errs, err)
 	default:
 		free := meanwhile.MAC != nil && meanwhile.MAC.IsZero()
-		err := d.resetNetdev(ctx, r, free)
+		err = d.resetNetdev(ctx, r, free)
 		if no, ok := errors.AsType[*vf.Refused](err); ok && len(r.Faults) > 0 {
 			err = d.renew(ctx, r, free, no)
 		}
