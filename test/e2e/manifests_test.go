@@ -5,21 +5,35 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // TestDaemonsAreRestricted asks the kernel what the running daemons may do: what their manifests ask for has to arrive.
 func TestDaemonsAreRestricted(t *testing.T) {
-	for name, writable := range map[string][]string{
-		"device-plugin": {"/var/lib/kubelet/device-plugins", "/var/lib/kubelet/plugins_registry", "/var/run/k8s.cni.cncf.io/devinfo"},
-		"meta-agent":    {"/etc/cni", "/run/viaduct/agent"},
-	} {
+	for _, name := range []string{"device-plugin", "meta-agent"} {
 		t.Run(name, func(t *testing.T) {
+			// With CDI, which another test may have left on, there is one more. test/deploy knows each by name.
+			set, err := client.AppsV1().DaemonSets("viaduct").Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var writable []string
+			for _, m := range set.Spec.Template.Spec.Containers[0].VolumeMounts {
+				if !m.ReadOnly {
+					writable = append(writable, m.MountPath)
+				}
+			}
+			if len(writable) < 2 {
+				t.Fatalf("its manifest lets it write to %q alone: that cannot be right", writable)
+			}
+			slices.Sort(writable)
 			pids := processes(t, name)
 			if len(pids) != 1 {
 				t.Fatalf("%d processes called %s, want one", len(pids), name)
@@ -52,14 +66,31 @@ func TestManifestsAreTaken(t *testing.T) {
 	if err != nil || len(folders) < 10 {
 		t.Fatalf("overlays, components, policies: %v, %v", folders, err)
 	}
+	var all []string // overlays have most objects in common
 	for _, path := range folders {
 		folder := filepath.Dir(path)
 		if strings.Contains(folder, "/components/") { // a part of an overlay
 			continue
 		}
-		if err := kubectl(t.Context(), "apply", "--dry-run=server", "--validate=strict", "-k", folder); err != nil {
-			t.Errorf("%s: %v", folder, err)
+		manifest, failed := output(t.Context(), "kubectl", "kustomize", folder)
+		if failed != nil {
+			t.Fatal(failed)
 		}
+		for object := range strings.SplitSeq(manifest, "\n---\n") {
+			if object = strings.TrimSpace(object); !slices.Contains(all, object) {
+				all = append(all, object)
+			}
+		}
+	}
+	// At once: kubectl asks for all that the API server knows first, which takes the emulated CPU 15 seconds.
+	cmd := exec.CommandContext(t.Context(), "kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", "-")
+	cmd.Stdin = strings.NewReader(strings.Join(all, "\n---\n"))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if n := strings.Count(string(out), "(server dry run)"); n != len(all) || n < len(folders) {
+		t.Errorf("%d of %d objects in %d folders were looked at", n, len(all), len(folders))
 	}
 }
 
