@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,10 +82,8 @@ func (w *StatusWriter) watchAndScan(watcher *watch.Folders, queue workqueue.Type
 	keys, err := delegate.Records(w.Dir).Keys()
 	if err != nil {
 		w.Log.Warn("Cannot read the journal", "err", err)
-	} else {
-		w.keepOnly(keys) // the end of some may have been missed
 	}
-	for _, key := range keys {
+	for _, key := range append(keys, w.known()...) { // the end of some of these may have been missed
 		queue.AddAfter(key, w.Settle)
 	}
 }
@@ -165,11 +161,14 @@ func (w *StatusWriter) isNewest(pod network.Pod, s sandbox) bool {
 	return true
 }
 
-// keepOnly forgets the records that are no more.
-func (w *StatusWriter) keepOnly(keys []string) {
+// known are the records that speak for a pod.
+func (w *StatusWriter) known() (keys []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	maps.DeleteFunc(w.newest, func(_ network.Pod, s sandbox) bool { return !slices.Contains(keys, s.key) })
+	for _, s := range w.newest {
+		keys = append(keys, s.key)
+	}
+	return keys
 }
 
 func (w *StatusWriter) forget(key string) {

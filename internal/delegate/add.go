@@ -144,7 +144,12 @@ func (r *Runner) addOne(ctx context.Context, rec *Record, a *Attached, chain *Ch
 
 // undo tears down a failed ADD, even if the caller has given up waiting for it.
 func (r *Runner) undo(ctx context.Context, rec *Record) error {
-	if err := r.tearDown(context.WithoutCancel(ctx), rec); err != nil {
+	ctx = context.WithoutCancel(ctx)
+	err := r.endLeftover(ctx, rec.ContainerID)
+	if err == nil {
+		err = r.tearDown(ctx, rec)
+	}
+	if err != nil {
 		return fmt.Errorf("undo: %w", err)
 	}
 	return nil

@@ -97,7 +97,7 @@ func (c *child) talk(config []byte, until time.Time, stdout, stderr io.Writer) e
 		switch {
 		case exited && (c.stdout < 0 && c.stderr < 0 || left <= 0):
 			return ended
-		case late && time.Since(killed) > endWait:
+		case late && !exited && time.Since(killed) > endWait:
 			return fmt.Errorf("%w, but is still there after %v: it hangs in the kernel", errTimeout, endWait)
 		case left <= 0:
 			if !late {

@@ -64,9 +64,6 @@ func setAside(from interface{ SetAside(string) (string, error) }, containerID st
 
 // delFallback runs the default network's DEL for a sandbox without a record.
 func (r *Runner) delFallback(ctx context.Context, sb Sandbox, fallback network.Attachment) error {
-	if err := r.endLeftover(ctx, sb.ContainerID); err != nil {
-		return err
-	}
 	ns := netnsForDel(sb)
 	rec, err := newRecord(sb, ns, []network.Attachment{fallback})
 	if err != nil {
@@ -89,9 +86,6 @@ func (r *Runner) delFallback(ctx context.Context, sb Sandbox, fallback network.A
 // left of it. Those whose DEL has failed before come after the others: a few that hang take all the time that the runtime gives
 // to each of its tries, and the others must not wait for them. Hold the lock.
 func (r *Runner) tearDown(ctx context.Context, rec *Record) error {
-	if err := r.endLeftover(ctx, rec.ContainerID); err != nil {
-		return err
-	}
 	netns := rec.livePath()
 	lagging := rec.Boot != bootID() // a power cut may have taken newer ones
 	var fresh, failed []*Attached

@@ -133,7 +133,7 @@ func (r *Runner) start(ctx context.Context, c call, path string, stdout, stderr 
 	// A plugin can do nothing before it has read its configuration: it is on record by then.
 	p, err := newProcess(plugin.pid)
 	if err == nil && c.containerID != "" {
-		err = r.Running.Write(c.containerID, p)
+		err = r.Running.Write(c.containerID, processes{p, r.left(c.containerID)})
 	}
 	if err != nil {
 		plugin.kill()
@@ -145,7 +145,7 @@ func (r *Runner) start(ctx context.Context, c call, path string, stdout, stderr 
 	if ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
-	return errors.Join(err, r.end(context.WithoutCancel(ctx), p, c.containerID))
+	return errors.Join(err, r.end(context.WithoutCancel(ctx), c.containerID, p))
 }
 
 // startFree waits a little for a program that somebody is writing.

@@ -63,14 +63,14 @@ func (r *Runner) collect(ctx context.Context, key string, dead func(*Record) boo
 	if !none && !dead(rec) {
 		return rec, nil
 	}
-	l, err := r.Records.TryLock(key)
+	release, err := r.tryLock(ctx, key)
 	if errors.Is(err, journal.ErrLocked) {
 		return rec, nil
 	}
 	if err != nil {
 		return rec, err
 	}
-	defer r.release(l, key)
+	defer release()
 	// It may have changed until the lock was ours.
 	rec, err = r.load(key)
 	if errors.Is(err, journal.ErrNotExist) {
@@ -89,19 +89,16 @@ func (r *Runner) collect(ctx context.Context, key string, dead func(*Record) boo
 // setAsideDead puts the broken record of a container that is gone out of the way: its DEL, that would do so, may never come, and
 // each GC would fail. The error says where it is; the next GC has none.
 func (r *Runner) setAsideDead(ctx context.Context, key string) error {
-	l, err := r.Records.TryLock(key)
+	release, err := r.tryLock(ctx, key)
 	if errors.Is(err, journal.ErrLocked) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer r.release(l, key)
+	defer release()
 	if _, err = r.load(key); !isBroken(err) {
 		return nil // its DEL came first
-	}
-	if err := r.endLeftover(ctx, key); err != nil {
-		return err
 	}
 	return setAside(r.Records, key, err)
 }

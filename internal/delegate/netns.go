@@ -1,7 +1,6 @@
 package delegate
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -57,22 +56,11 @@ func (r *Record) alive() bool {
 // dead reports whether the record's namespace is surely gone. What cannot be looked at is not dead: a sandbox that lives would
 // lose its networks.
 func (r *Record) dead() bool {
-	if boot := bootID(); boot == "" {
-		return false
-	} else if boot != r.Boot {
-		return true
-	}
-	var fs unix.Statfs_t
-	switch err := unix.Statfs(r.Netns.Path, &fs); {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return true
-	case err != nil:
-		return false
-	case fs.Type != unix.NSFS_MAGIC:
-		return true
+	if boot := bootID(); boot != r.Boot {
+		return boot != ""
 	}
 	now, err := openNetns(r.Netns.Path)
-	return err == nil && now != r.Netns
+	return err == nil && now != r.Netns || isGone(r.Netns.Path)
 }
 
 // livePath is the namespace for DEL: empty, as the specification has it, if it is gone. The old path could be another

@@ -136,6 +136,19 @@ func TestLeftoverIsRemembered(t *testing.T) {
 	if err := n.Check(hopeless, n.sandbox("c1")); err == nil || !n.Running.Exists("c1") {
 		t.Fatalf("got %v; on record: %v", err, n.Running.Exists("c1"))
 	}
+	// Nor does a plugin that runs after it, and ends well, make it forgotten.
+	later := &Runner{Records: n.Records, Running: n.Running, Path: n.Path, Devices: n.Devices, Timeout: n.Timeout, Log: n.Log}
+	later.unended.Store("c1", []Process{p})
+	if err := n.Running.Remove("c1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := later.Del(t.Context(), n.sandbox("c1"), n.attachments()[0]); err != nil || len(n.trace()) != 1 {
+		t.Fatalf("got %v; plugins: %v", err, n.trace())
+	}
+	var on processes
+	if err := n.Running.Read("c1", &on); err != nil || on.Process != p {
+		t.Fatalf("on record is %+v, %v; want %+v", on, err, p)
+	}
 	if err := n.Check(t.Context(), n.sandbox("c1")); err == nil || n.Running.Exists("c1") {
 		t.Errorf("then %v; on record: %v", err, n.Running.Exists("c1"))
 	}

@@ -28,7 +28,7 @@ const DefaultLockWait = 90 * time.Second
 // of processes: each container has a lock.
 type Runner struct {
 	Records journal.Store // what each sandbox has; see Records
-	Running journal.Store // a Process by container id, while a plugin runs
+	Running journal.Store // processes by container id, while a plugin runs
 	Path    string        // CNI_PATH: where plugins are
 	Devices devinfo.Dir   // device-info files
 	// Multus is where Multus saved what it attached, so that its pods are torn down; empty: it never ran here.
@@ -40,7 +40,7 @@ type Runner struct {
 	Stderr io.Writer // what plugins that succeed wrote; nil drops it
 	Log    *slog.Logger
 
-	unended sync.Map // containers whose plugin was killed and is still there
+	unended sync.Map // by container id, the []Process that were killed and are still there
 }
 
 // A Sandbox is what the runtime says with each call.
@@ -80,6 +80,20 @@ func (r *Runner) lock(ctx context.Context, containerID string) (release func(), 
 	if err != nil {
 		return nil, err
 	}
+	return r.own(ctx, l, containerID)
+}
+
+// tryLock is lock for who does not wait: the error wraps journal.ErrLocked.
+func (r *Runner) tryLock(ctx context.Context, containerID string) (release func(), err error) {
+	l, err := r.Records.TryLock(containerID)
+	if err != nil {
+		return nil, err
+	}
+	return r.own(ctx, l, containerID)
+}
+
+// own ends what a call before has left running: with the lock, nothing else of the container's runs.
+func (r *Runner) own(ctx context.Context, l *journal.Lock, containerID string) (release func(), err error) {
 	if err := r.endLeftover(ctx, containerID); err != nil {
 		r.release(l, containerID)
 		return nil, err
@@ -87,11 +101,13 @@ func (r *Runner) lock(ctx context.Context, containerID string) (release func(), 
 	return func() { r.release(l, containerID) }, nil
 }
 
-// release removes the lock's file unless there is a record that it belongs to: container ids never come again. A plugin that could
-// not be ended stays on record: what hangs in the kernel may act yet, and the next call has to wait for it.
+// release removes the lock's file unless there is a record that it belongs to: container ids never come again. Plugins that could
+// not be ended stay on record: what hangs in the kernel may act yet, and the next call has to wait for it.
 func (r *Runner) release(l *journal.Lock, containerID string) {
 	var err error
-	if _, hangs := r.unended.Load(containerID); !hangs {
+	if left := r.left(containerID); len(left) > 0 {
+		err = r.Running.Write(containerID, processes{left[0], left[1:]})
+	} else {
 		err = r.Running.Remove(containerID)
 	}
 	if r.Records.Exists(containerID) {
@@ -104,9 +120,21 @@ func (r *Runner) release(l *journal.Lock, containerID string) {
 	}
 }
 
-// endLeftover ends what a killed call on the container has left running. Hold the lock.
+// processes are on record while a plugin runs: that, and those before it that were killed and are still there.
+type processes struct {
+	Process
+	Left []Process `json:"left,omitempty"`
+}
+
+func (r *Runner) left(containerID string) []Process {
+	left, _ := r.unended.Load(containerID)
+	list, _ := left.([]Process)
+	return list
+}
+
+// endLeftover ends what a killed call on the container, or this one, has left running. Hold the lock.
 func (r *Runner) endLeftover(ctx context.Context, containerID string) error {
-	var p Process
+	var p processes
 	switch err := r.Running.Read(containerID, &p); {
 	case errors.Is(err, journal.ErrNotExist):
 		return nil
@@ -115,23 +143,26 @@ func (r *Runner) endLeftover(ctx context.Context, containerID string) error {
 	case err != nil:
 		return err
 	}
-	return r.end(ctx, p, containerID)
+	r.unended.Delete(containerID) // they are among these
+	return r.end(ctx, containerID, append(p.Left, p.Process)...)
 }
 
 // endWait is how long a process that was killed may take to end. The kernel lets none end that waits for a device, say.
 const endWait = 10 * time.Second
 
-// end is p.end, for a while, and remembers if that was not enough.
-func (r *Runner) end(ctx context.Context, p Process, containerID string) error {
+// end ends processes, waits a while for that, and remembers those for which it was not enough.
+func (r *Runner) end(ctx context.Context, containerID string, all ...Process) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, endWait, fmt.Errorf("killed, but still there after %v", endWait))
 	defer cancel()
-	err := p.end(ctx, containerID)
-	if err != nil {
-		r.unended.Store(containerID, true)
-	} else {
-		r.unended.Delete(containerID)
+	left := r.left(containerID)
+	var errs []error
+	for _, p := range all {
+		if err := p.end(ctx, containerID); err != nil {
+			left, errs = append(left, p), append(errs, err)
+		}
 	}
-	return err
+	r.unended.Store(containerID, left)
+	return errors.Join(errs...)
 }
 
 // env is the environment of one plugin of one attachment.

@@ -128,14 +128,14 @@ func (r *Runner) CollectOfMultus(ctx context.Context, containerID string) (gone 
 	if err := sb.check(); err != nil {
 		return false, err
 	}
-	l, err := r.Records.TryLock(containerID)
+	release, err := r.tryLock(ctx, containerID)
 	if errors.Is(err, journal.ErrLocked) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	defer r.release(l, containerID)
+	defer release()
 	// Its DEL may have come until the lock was ours.
 	if _, err := Read(r.Records, containerID); !errors.Is(err, journal.ErrNotExist) || !r.isDeadOfMultus(containerID) {
 		return false, nil

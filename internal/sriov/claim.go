@@ -60,14 +60,22 @@ func (d *device) claim(ctx context.Context, c *call) (*Baseline, error) {
 
 // alive reports whether the namespace is still there, and the same.
 func alive(at Place) bool {
-	ns, err := netns.Open(at.Path)
+	id, err := identify(at.Path)
 	if err != nil {
 		// What cannot be looked at is not dead.
 		return !errors.Is(err, netns.ErrGone)
 	}
+	return id == at.ID
+}
+
+// identify tells the namespace at path from others, whatever paths they have.
+func identify(path string) (netns.ID, error) {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return netns.ID{}, err
+	}
 	defer ns.Close()
-	id, err := ns.ID()
-	return err != nil || id == at.ID
+	return ns.ID()
 }
 
 // newRecord is what is written before the first change. While a baseline is known, the PF's side is not read for one: what

@@ -3,10 +3,9 @@
 package sriov_test
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/viaduct-sriov/viaduct/pkg/netns"
 )
 
 // What a pod with CAP_NET_ADMIN can do to its interface does not stay.
@@ -30,6 +31,7 @@ func TestHostilePod(t *testing.T) {
 		"offloads":                 {{"ethtool", "-K", "net1", "tso", "off", "rx", "off", "gro", "off"}},
 		"rings":                    {{"ethtool", "-G", "net1", "rx", "512", "tx", "128"}},
 		"no multicast":             {{"link", "set", "net1", "multicast", "off"}},
+		"IPv4 sizes":               {{"ipv4"}},
 		"a program":                {{"xdp"}},
 		"a program and an MTU":     {{"link", "set", "net1", "mtu", "1300"}, {"xdp"}},
 		"a name full of signs":     {{"link", "set", "net1", "down"}, {"link", "set", "net1", "name", "$(rm)-;%d\\n"}},
@@ -54,15 +56,16 @@ func TestHostilePod(t *testing.T) {
 							args[i] = pf.Name
 						}
 					}
-					if args[0] == "xdp" {
-						p.attachProgram("net1")
-						continue
-					}
-					if args[0] == "ethtool" {
+					switch args[0] {
+					case "xdp":
+						p.inside("net1", attachXDP)
+					case "ipv4":
+						p.inside("net1", setIPv4Sizes)
+					case "ethtool":
 						n.ip(append([]string{"netns", "exec", p.ns}, args...)...)
-						continue
+					default:
+						n.ip(append([]string{"-n", p.ns}, args...)...)
 					}
-					n.ip(append([]string{"-n", p.ns}, args...)...)
 				}
 				if dies {
 					p.kill()
@@ -76,42 +79,34 @@ func TestHostilePod(t *testing.T) {
 	}
 }
 
-// attachProgram has a program of the pod's look at each frame that comes in by an interface, and leaves it there.
-func (p *pod) attachProgram(link string) {
-	p.Helper()
-	p.inside(func() error {
-		l, err := netlink.LinkByName(link)
-		if err != nil {
-			return err
-		}
-		program, err := loadXDP()
-		if err != nil {
-			return err
-		}
-		defer unix.Close(program)
-		return netlink.LinkSetXdpFd(l, program)
-	})
+// attachXDP has a program look at each frame that comes in by an interface, and leaves it there.
+func attachXDP(l netlink.Link) error {
+	program, err := loadXDP()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(program)
+	return netlink.LinkSetXdpFd(l, program)
 }
 
-// inside runs f in the pod's network namespace.
-func (p *pod) inside(f func() error) {
+// setIPv4Sizes sets what iproute2 of Debian 12 does not know.
+func setIPv4Sizes(l netlink.Link) error {
+	return errors.Join(netlink.LinkSetGSOIPv4MaxSize(l, 3000), netlink.LinkSetGROIPv4MaxSize(l, 4000))
+}
+
+// inside runs f in the pod's network namespace, with an interface of the pod's.
+func (p *pod) inside(link string, f func(netlink.Link) error) {
 	p.Helper()
-	ended := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with its namespace
-		ended <- func() error {
-			ns, err := os.Open(p.path())
-			if err != nil {
-				return err
-			}
-			defer ns.Close()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			return f()
-		}()
-	}()
-	if err := <-ended; err != nil {
+	ns, err := netns.Open(p.path())
+	if err != nil {
+		p.Fatal(err)
+	}
+	defer ns.Close()
+	var l netlink.Link
+	if err = ns.Do(func() error { l, err = netlink.LinkByName(link); return err }); err != nil {
+		p.Fatal(err)
+	}
+	if err = ns.Do(func() error { return f(l) }); err != nil {
 		p.Fatal(err)
 	}
 }
@@ -124,11 +119,7 @@ func TestStubbornInterface(t *testing.T) {
 	p := n.newPod()
 	c := p.conf(d, conf{"vlan": 5, "mac": "02:00:00:00:00:19"})
 	p.call("ADD", c).must(t)
-	p.inside(func() error {
-		l, err := netlink.LinkByName("net1")
-		if err != nil {
-			return err
-		}
+	p.inside("net1", func(l netlink.Link) error {
 		held, err := linkXDP(l.Attrs().Index)
 		if err == nil {
 			t.Cleanup(func() { _ = unix.Close(held) })

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
-	"github.com/viaduct-sriov/viaduct/pkg/netns"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
@@ -132,13 +131,12 @@ func (d *device) inUse(r *Record) error {
 		return nil
 	}
 	// By what it is: a runtime's /var/run is found as /run here, or by way of a process.
-	ns, err := netns.Open(path)
-	if err != nil {
-		return fmt.Errorf("its interface is in %s: %w", path, err)
+	id, err := identify(path)
+	if err == nil && id != r.Netns.ID {
+		err = ErrLiving
 	}
-	defer ns.Close()
-	if id, err := ns.ID(); err != nil || id != r.Netns.ID {
-		return errors.Join(err, fmt.Errorf("%w: its interface is in %s", ErrLiving, path))
+	if err != nil {
+		return fmt.Errorf("%w: its interface is in %s", err, path)
 	}
 	return nil
 }

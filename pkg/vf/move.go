@@ -167,9 +167,9 @@ func resetSteps(dev, want Netdev) []step {
 	add(dev.GSOMaxSize != want.GSOMaxSize && want.GSOMaxSize != 0, "gso_max_size", want.GSOMaxSize, unix.IFLA_GSO_MAX_SIZE, u32(want.GSOMaxSize))
 	add(dev.GSOMaxSegs != want.GSOMaxSegs && want.GSOMaxSegs != 0, "gso_max_segs", want.GSOMaxSegs, unix.IFLA_GSO_MAX_SEGS, u32(want.GSOMaxSegs))
 	add(dev.GROMaxSize != want.GROMaxSize && want.GROMaxSize != 0, "gro_max_size", want.GROMaxSize, unix.IFLA_GRO_MAX_SIZE, u32(want.GROMaxSize))
-	// These after the others, with which the kernel sets them, too.
-	add(dev.GSOIPv4MaxSize != want.GSOIPv4MaxSize && want.GSOIPv4MaxSize != 0, "gso_ipv4_max_size", want.GSOIPv4MaxSize, unix.IFLA_GSO_IPV4_MAX_SIZE, u32(want.GSOIPv4MaxSize))
-	add(dev.GROIPv4MaxSize != want.GROIPv4MaxSize && want.GROIPv4MaxSize != 0, "gro_ipv4_max_size", want.GROIPv4MaxSize, unix.IFLA_GRO_IPV4_MAX_SIZE, u32(want.GROIPv4MaxSize))
+	// The kernel sets these two with those above (netif_set_gso_max_size and its twin), so they come after them.
+	add((dev.GSOIPv4MaxSize != want.GSOIPv4MaxSize || dev.GSOMaxSize != want.GSOMaxSize) && want.GSOIPv4MaxSize != 0, "gso_ipv4_max_size", want.GSOIPv4MaxSize, unix.IFLA_GSO_IPV4_MAX_SIZE, u32(want.GSOIPv4MaxSize))
+	add((dev.GROIPv4MaxSize != want.GROIPv4MaxSize || dev.GROMaxSize != want.GROMaxSize) && want.GROIPv4MaxSize != 0, "gro_ipv4_max_size", want.GROIPv4MaxSize, unix.IFLA_GRO_IPV4_MAX_SIZE, u32(want.GROIPv4MaxSize))
 	var flags, change uint32
 	flag := func(is, should bool, bit uint32) {
 		if is != should {
@@ -182,7 +182,7 @@ func resetSteps(dev, want Netdev) []step {
 	flag(dev.Promisc, want.Promisc, unix.IFF_PROMISC)
 	flag(dev.AllMulti, want.AllMulti, unix.IFF_ALLMULTI)
 	flag(dev.NoARP, want.NoARP, unix.IFF_NOARP)
-	flag(!dev.NoMulti, !want.NoMulti, unix.IFF_MULTICAST)
+	flag(!dev.NoMulticast, !want.NoMulticast, unix.IFF_MULTICAST)
 	flag(dev.Up, want.Up, unix.IFF_UP)
 	if change != 0 {
 		steps = append(steps, step{name: "flags", value: fmt.Sprintf("%#x of %#x", flags, change), flags: flags, change: change})

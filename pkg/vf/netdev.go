@@ -15,23 +15,23 @@ import (
 // moves. Its rings, channels and offloads are a Tuning.
 type Netdev struct {
 	// Index is the interface index. It is usually kept by a move, and not if somebody there has it already.
-	Index      int      `json:"index"`
-	Name       string   `json:"name"`
-	AltNames   []string `json:"altNames,omitempty"` // sorted
-	Alias      string   `json:"alias,omitempty"`
-	MAC        MAC      `json:"mac"` // what the interface uses now
-	MTU        int      `json:"mtu"`
-	MaxMTU     int      `json:"maxMTU,omitempty"`
-	Up         bool     `json:"up,omitempty"`
-	Promisc    bool     `json:"promisc,omitempty"`  // as a user asked for it; a packet socket's own is not counted
-	AllMulti   bool     `json:"allMulti,omitempty"` // likewise
-	NoARP      bool     `json:"noARP,omitempty"`
-	NoMulti    bool     `json:"noMulti,omitempty"` // "multicast off": also no IPv6 neighbours are found
-	Group      uint32   `json:"group,omitempty"`
-	TxQueueLen uint32   `json:"txQueueLen"`
-	GSOMaxSize uint32   `json:"gsoMaxSize,omitempty"`
-	GSOMaxSegs uint32   `json:"gsoMaxSegs,omitempty"`
-	GROMaxSize uint32   `json:"groMaxSize,omitempty"`
+	Index       int      `json:"index"`
+	Name        string   `json:"name"`
+	AltNames    []string `json:"altNames,omitempty"` // sorted
+	Alias       string   `json:"alias,omitempty"`
+	MAC         MAC      `json:"mac"` // what the interface uses now
+	MTU         int      `json:"mtu"`
+	MaxMTU      int      `json:"maxMTU,omitempty"`
+	Up          bool     `json:"up,omitempty"`
+	Promisc     bool     `json:"promisc,omitempty"`  // as a user asked for it; a packet socket's own is not counted
+	AllMulti    bool     `json:"allMulti,omitempty"` // likewise
+	NoARP       bool     `json:"noARP,omitempty"`
+	NoMulticast bool     `json:"noMulticast,omitempty"` // "multicast off": also no IPv6 neighbours are found
+	Group       uint32   `json:"group,omitempty"`
+	TxQueueLen  uint32   `json:"txQueueLen"`
+	GSOMaxSize  uint32   `json:"gsoMaxSize,omitempty"`
+	GSOMaxSegs  uint32   `json:"gsoMaxSegs,omitempty"`
+	GROMaxSize  uint32   `json:"groMaxSize,omitempty"`
 	// The same for IPv4, since Linux 6.3; 0 before.
 	GSOIPv4MaxSize uint32 `json:"gsoIPv4MaxSize,omitempty"`
 	GROIPv4MaxSize uint32 `json:"groIPv4MaxSize,omitempty"`
@@ -58,13 +58,13 @@ func parseLink(b []byte) (link, error) {
 	}
 	flags := binary.NativeEndian.Uint32(b[8:])
 	l := link{Netdev: Netdev{
-		Index:    int(int32(binary.NativeEndian.Uint32(b[4:]))),
-		Up:       flags&unix.IFF_UP != 0,
-		Promisc:  flags&unix.IFF_PROMISC != 0,
-		AllMulti: flags&unix.IFF_ALLMULTI != 0,
-		NoARP:    flags&unix.IFF_NOARP != 0,
-		NoMulti:  flags&unix.IFF_MULTICAST == 0,
-		Carrier:  flags&unix.IFF_LOWER_UP != 0,
+		Index:       int(int32(binary.NativeEndian.Uint32(b[4:]))),
+		Up:          flags&unix.IFF_UP != 0,
+		Promisc:     flags&unix.IFF_PROMISC != 0,
+		AllMulti:    flags&unix.IFF_ALLMULTI != 0,
+		NoARP:       flags&unix.IFF_NOARP != 0,
+		NoMulticast: flags&unix.IFF_MULTICAST == 0,
+		Carrier:     flags&unix.IFF_LOWER_UP != 0,
 	}}
 	attributes, err := parseAttributes(b[unix.SizeofIfInfomsg:])
 	for _, a := range attributes {

@@ -116,7 +116,7 @@ func (d Netdev) Differences(want Netdev) []Difference {
 	add(true, "promisc", onOff(want.Promisc), onOff(d.Promisc))
 	add(true, "allmulticast", onOff(want.AllMulti), onOff(d.AllMulti))
 	add(true, "arp", onOff(!want.NoARP), onOff(!d.NoARP))
-	add(true, "multicast", onOff(!want.NoMulti), onOff(!d.NoMulti))
+	add(true, "multicast", onOff(!want.NoMulticast), onOff(!d.NoMulticast))
 	add(d.XDP&^want.XDP != 0, "xdp", "none", "a program")
 	add(true, "group", number(want.Group), number(d.Group))
 	add(true, "txqueuelen", number(want.TxQueueLen), number(d.TxQueueLen))

@@ -42,7 +42,7 @@ func TestNetdevDifferences(t *testing.T) {
 	if diff := live.Differences(Netdev{Name: base.Name, AltNames: base.AltNames, TxQueueLen: 1000}); diff != nil {
 		t.Errorf("what is not known differs: %v", diff)
 	}
-	live.Name, live.AltNames, live.MTU, live.Promisc, live.GSOMaxSize, live.NoMulti, live.XDP = "net1", nil, 9000, true, 1, true, 2
+	live.Name, live.AltNames, live.MTU, live.Promisc, live.GSOMaxSize, live.NoMulticast, live.XDP = "net1", nil, 9000, true, 1, true, 2
 	want := []string{
 		"name is net1, and should be ens2v0", "alternative names is nothing, and should be enp2s16", "mtu is 9000, and should be 1500",
 		"promisc is on, and should be off", "multicast is off, and should be on", "xdp is a program, and should be none", "gso_max_size is 1, and should be 65536",

@@ -38,20 +38,20 @@ const (
 // ReadTuning reads the tuning of an interface in the process's own namespace. What its driver does not know is nil.
 func ReadTuning(name string) (Tuning, error) {
 	var t Tuning
-	var errs [3]error
+	var errs []error
 	available, requested, err := features(name)
 	if err != nil {
-		errs[0] = fmt.Errorf("read the offloads of %s: %w", name, err)
+		errs = append(errs, fmt.Errorf("read the offloads of %s: %w", name, err))
 	} else if available != nil {
 		t.Features = requested
 	}
 	if t.Rings, err = counts(name, ethtoolGRings); err != nil {
-		errs[1] = fmt.Errorf("read the rings of %s: %w", name, err)
+		errs = append(errs, fmt.Errorf("read the rings of %s: %w", name, err))
 	}
 	if t.Channels, err = counts(name, ethtoolGChannels); err != nil {
-		errs[2] = fmt.Errorf("read the channels of %s: %w", name, err)
+		errs = append(errs, fmt.Errorf("read the channels of %s: %w", name, err))
 	}
-	return t, errors.Join(errs[:]...)
+	return t, errors.Join(errs...)
 }
 
 // ResetTuning gives an interface in the process's own namespace back what want says and what differs. It tries everything: what

@@ -47,6 +47,7 @@ func TestFaults(t *testing.T) {
 			leaveNothing(t)
 			tt.pod.create(t)
 			tt.pod.event(t, "FailedCreatePodSandBox", tt.says...)
+			tt.pod.event(t, "InvalidNetwork", tt.says...) // the agent's own, once for each fault
 			got, err := tt.pod.get(t.Context())
 			if err != nil {
 				t.Fatal(err)
