@@ -103,9 +103,9 @@ func (s Source) compile(ctx context.Context, work string, log func(string, ...an
 		log:   log,
 	}
 	p.start()
-	// Without -trimpath: what this repository's tests have compiled of the same modules is taken from Go's cache.
+	// With -trimpath, as the Makefile builds all: what this repository's tests have compiled is taken from Go's cache.
 	args := []string{
-		"build", "-mod=mod", "-buildvcs=false", "-v",
+		"build", "-mod=mod", "-buildvcs=false", "-trimpath", "-v",
 		"-tags", s.Tags, "-ldflags", "-s -w " + s.LDFlags, "-o", filepath.Join(work, "bin") + "/",
 	}
 	cmd := goCommand(ctx, work, append(args, packages...)...)
