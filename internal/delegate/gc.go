@@ -30,7 +30,7 @@ const (
 // calls GC of the networks' plugins with what remains. Sandboxes that another call works on are left alone. A record that
 // cannot be read is set aside if its container is not among valid, and the error says where it is.
 func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.GCAttachment) error {
-	keys, err := r.Records.Keys()
+	keys, err := r.containers()
 	if err != nil {
 		return err
 	}
@@ -51,6 +51,17 @@ func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.G
 		}
 	}
 	return errors.Join(append(errs, r.gcPlugins(ctx, def, networks))...)
+}
+
+// containers lists those that have a record, and those of which a killed call has left but its lock: containers' ids never
+// come again, so nobody else removes that.
+func (r *Runner) containers() ([]string, error) {
+	keys, err := r.Records.Keys()
+	if err != nil {
+		return nil, err
+	}
+	remains, err := r.Records.Remains()
+	return slices.Sorted(slices.Values(append(keys, remains...))), err
 }
 
 // collect tears down the record of key if it is dead. It returns the record if something of it may still be in use.
@@ -74,7 +85,7 @@ func (r *Runner) collect(ctx context.Context, key string, dead func(*Record) boo
 	// It may have changed until the lock was ours.
 	rec, err = r.load(key)
 	if errors.Is(err, journal.ErrNotExist) {
-		return nil, r.Records.Remove(key) // its DEL came first; or it is one that a power cut has left empty
+		return nil, r.Records.Remove(key) // its DEL came first; or a power cut or a kill has left no record
 	}
 	if err != nil || !dead(rec) {
 		return rec, err
@@ -206,7 +217,7 @@ func (r *Runner) sweep(ctx context.Context) error {
 // SweepNow is Sweep without the ten minutes. It looks at the records behind the key after, then at the others, and begins none
 // when the time is over. It returns the last key that it looked at, and all that failed.
 func (r *Runner) SweepNow(ctx context.Context, budget time.Duration, after string) (last string, err error) {
-	keys, err := r.Records.Keys()
+	keys, err := r.containers()
 	if err != nil {
 		return "", err
 	}

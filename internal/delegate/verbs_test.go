@@ -213,6 +213,48 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// A call that is killed before its first record leaves a lock, and perhaps half a record. If no DEL comes, nobody else removes
+// them.
+func TestWhatAKilledCallLeavesGoes(t *testing.T) {
+	for name, tidy := range map[string]func(*node) error{
+		"sweep": func(n *node) error { _, err := n.SweepNow(n.t.Context(), time.Minute, ""); return err },
+		"GC": func(n *node) error {
+			return n.GC(n.t.Context(), n.attachments()[0], []types.GCAttachment{{ContainerID: "live", IfName: "eth0"}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			if _, err := n.Add(t.Context(), n.sandbox("live"), planned(n.attachments())); err != nil {
+				t.Fatal(err)
+			}
+			working, err := n.Records.Lock(t.Context(), "working")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer working.Unlock() //nolint:errcheck // the test ends
+			for _, file := range []string{"killed.lock", "killed2.lock", ".killed2.tmp"} {
+				if err := os.WriteFile(filepath.Join(n.Records.Dir, file), []byte(`{"vers`), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := tidy(n); err != nil {
+				t.Fatal(err)
+			}
+			entries, err := os.ReadDir(n.Records.Dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var left []string
+			for _, e := range entries {
+				left = append(left, e.Name())
+			}
+			if diff := cmp.Diff([]string{"live.json", "live.lock", "working.lock"}, left); diff != "" {
+				t.Errorf("left: -want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
 // A DEL that takes longer than a sweep may begins all the same, and ends: else no sweep would ever get it done.
 func TestSweepLetsASlowDelEnd(t *testing.T) {
 	n := newNode(t)

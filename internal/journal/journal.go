@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -261,20 +262,46 @@ func (s Store) Exists(key string) bool {
 
 // Keys lists the keys that have a record, sorted. A folder that does not exist has none.
 func (s Store) Keys() ([]string, error) {
+	recorded, _, err := s.keys()
+	return recorded, err
+}
+
+// Remains lists the keys that have a lock's file or what a killed writer left, but no record, sorted: somebody works there just
+// now, or was killed before the first record.
+func (s Store) Remains() ([]string, error) {
+	recorded, others, err := s.keys()
+	slices.Sort(others)
+	return slices.DeleteFunc(slices.Compact(others), func(key string) bool {
+		_, found := slices.BinarySearch(recorded, key)
+		return found
+	}), err
+}
+
+// keys lists, from one look, the keys of records, sorted, and those of all else that is theirs.
+func (s Store) keys() (recorded, others []string, err error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list records: %w", err)
+		return nil, nil, fmt.Errorf("list records: %w", err)
 	}
-	var keys []string
 	for _, e := range entries {
-		if key, ok := strings.CutSuffix(e.Name(), ".json"); ok && CheckKey(key) == nil {
-			keys = append(keys, key)
+		name := e.Name()
+		if key, ok := strings.CutSuffix(name, ".json"); ok && CheckKey(key) == nil {
+			recorded = append(recorded, key)
+			continue
+		}
+		key, ok := strings.CutSuffix(name, ".lock")
+		if !ok && strings.HasPrefix(name, ".") {
+			key, ok = strings.CutSuffix(name[1:], ".tmp")
+		}
+		if ok && CheckKey(key) == nil {
+			others = append(others, key)
 		}
 	}
-	return keys, nil
+	slices.Sort(recorded) // ReadDir sorts names with their endings: "a-b.json" comes before "a.json"
+	return recorded, others, nil
 }
 
 func (s Store) makeDir() error {
