@@ -100,19 +100,20 @@ func (c *call) invocation() *Invocation {
 
 // A device is the VF that a verb works on, under its lock, with a connection to the host's namespace.
 type device struct {
-	p      *Plugin
-	log    *slog.Logger
-	vf     *pci.Device
-	pf     vf.PF
-	pfName string
-	id     Identity
-	boot   string
-	lock   *journal.Lock
-	ns     *netns.Netns
-	host   *vf.Conn
-	dev    vf.Netdev // its interface, as newRecord found it in the host's namespace
-	seen   bool      // newRecord has just read the PF's entry for the baseline
-	owed   Owed      // of its earlier owners
+	p        *Plugin
+	log      *slog.Logger
+	vf       *pci.Device
+	pf       vf.PF
+	pfName   string
+	pfDriver string
+	id       Identity
+	boot     string
+	lock     *journal.Lock
+	ns       *netns.Netns
+	host     *vf.Conn
+	dev      vf.Netdev // its interface, as newRecord found it in the host's namespace
+	seen     bool      // newRecord has just read the PF's entry for the baseline
+	owed     Owed      // of its earlier owners
 }
 
 // open locks the VF and reads what it is. Errors are coded.
@@ -178,6 +179,7 @@ func (d *device) findPF() error {
 		return fmt.Errorf("find the PF of VF %s: %s has no interface in the host's network namespace (driver %q)", d.vf.Address, pf.Address, pf.Driver)
 	}
 	d.pf, d.pfName = vf.PF{Address: pf.Address.String(), Index: uplink.Index}, uplink.Name
+	d.pfDriver = pf.Driver
 	d.id = Identity{PF: pf.Address, Index: d.vf.VFIndex, Driver: d.vf.Driver, NumVFs: len(pf.VFs)}
 	var st unix.Stat_t
 	if err := unix.Stat(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key()), &st); err != nil {

@@ -23,7 +23,7 @@ func (d *device) salvage(owner Owner, cause error) (*Record, error) {
 	d.log.Error("the VF's record cannot be read: kept it aside, resetting the VF to safe defaults", "error", cause, "record", path)
 	r := &Record{
 		Boot: d.boot, Phase: Removing, Owner: owner, Identity: d.id, Salvaged: true,
-		Baseline: Baseline{Settings: vf.Defaults()},
+		Baseline: Baseline{Settings: vf.DefaultsFor(d.pfDriver)},
 	}
 	if d.hasNetdev() {
 		r.Baseline.Netdev = &vf.Netdev{} // it has one, of which nothing is known

@@ -75,7 +75,7 @@ func (d *device) adopt(ctx context.Context, last *Record) (*Record, error) {
 	if r.Wanted, err = d.host.Read(d.pf, d.id.Index); err != nil { // it is as its pod has it
 		return nil, coded(types.ErrIOFailure, err)
 	}
-	r.Baseline.Settings = settingsOf(now.Before).Of(r.Wanted)
+	r.Baseline.Settings = settingsOf(now.Before, d.pfDriver).Of(r.Wanted)
 	if now.Before.HostIFName != "" && d.hasNetdev() { // a driver that somebody has given it since is left alone
 		if r.Baseline.Netdev, err = d.netdevOf(ctx, now, at); err != nil {
 			return nil, err
@@ -148,8 +148,8 @@ func lastBoot() time.Time {
 }
 
 // settingsOf is what the PF enforced on the VF. What sriov-cni's version did not save goes to its safe default.
-func settingsOf(s takeover.VFState) vf.Settings {
-	out := vf.Defaults()
+func settingsOf(s takeover.VFState, pfDriver string) vf.Settings {
+	out := vf.DefaultsFor(pfDriver)
 	if mac, err := vf.ParseMAC(s.AdminMAC); err == nil {
 		out.MAC = &mac
 	}

@@ -38,25 +38,27 @@ func TestForeign(t *testing.T) {
 func TestSettingsOfWhatSRIOVCNISaved(t *testing.T) {
 	yes, no := true, false
 	tests := map[string]struct {
-		saved takeover.VFState
-		want  vf.Settings
+		saved    takeover.VFState
+		want     vf.Settings
+		pfDriver string
 	}{
-		"nothing": {takeover.VFState{}, vf.Defaults()},
+		"nothing":            {want: vf.Defaults(), pfDriver: "igb"},
+		"nothing, of NVIDIA": {want: vf.Defaults().With(vf.Settings{SpoofCheck: &no}), pfDriver: "mlx5_core"},
 		"all": {
-			takeover.VFState{
+			saved: takeover.VFState{
 				AdminMAC: "02:00:00:00:00:01", Vlan: 7, VlanQoS: 3, VlanProto: unix.ETH_P_8021AD, MinTxRate: 10, MaxTxRate: 20,
 				SpoofChk: &no, Trust: &yes, LinkState: 2,
 			},
-			vf.Defaults().With(vf.Settings{
+			want: vf.Defaults().With(vf.Settings{
 				MAC: &vf.MAC{2, 0, 0, 0, 0, 1}, VLAN: &vf.VLAN{ID: 7, QoS: 3, Proto: vf.Proto8021AD}, Rate: &vf.Rate{Min: 10, Max: 20},
 				SpoofCheck: &no, Trust: &yes, LinkState: new(vf.LinkDisable),
 			}),
 		},
-		"a least rate without a limit": {takeover.VFState{MinTxRate: 10}, vf.Defaults().With(vf.Settings{Rate: &vf.Rate{Min: 10}})},
-		"a least rate above the limit": {takeover.VFState{MinTxRate: 10, MaxTxRate: 5}, vf.Defaults()},
+		"a least rate without a limit": {saved: takeover.VFState{MinTxRate: 10}, want: vf.Defaults().With(vf.Settings{Rate: &vf.Rate{Min: 10}})},
+		"a least rate above the limit": {saved: takeover.VFState{MinTxRate: 10, MaxTxRate: 5}, want: vf.Defaults()},
 	}
 	for name, tt := range tests {
-		if got := settingsOf(tt.saved); got.String() != tt.want.String() {
+		if got := settingsOf(tt.saved, tt.pfDriver); got.String() != tt.want.String() {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
 		}
 	}

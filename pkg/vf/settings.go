@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -82,17 +83,38 @@ func (c *Conn) write(pf PF, attributes []attribute) error {
 // WriteEach sets what s says one attribute at a time and goes on after a refusal: for restoring, where as much as possible
 // is to be put back. It returns every refusal.
 func (c *Conn) WriteEach(pf PF, index int, s Settings) []error {
-	attributes := s.attributes(index)
-	if len(attributes) == 0 || c.write(pf, attributes) == nil {
-		return nil
-	}
 	var errs []error
-	for _, a := range attributes {
-		if err := c.write(pf, []attribute{a}); err != nil {
-			errs = append(errs, refusedVF(pf, index, a, err))
-		}
+	for a, err := range setEach(s.attributes(index), func(some []attribute) error { return c.write(pf, some) }) {
+		errs = append(errs, refusedVF(pf, index, a, err))
 	}
 	return errs
+}
+
+// setEach sets all in one message if that is taken, else each alone, and yields what is refused. That is tried once more where
+// others were taken after it: mlx4 and older mlx5 take no zero MAC for a VF whose spoof check is still on (EPERM), and no spoof
+// check for one whose MAC is still zero.
+func setEach(attributes []attribute, set func([]attribute) error) iter.Seq2[attribute, error] {
+	return func(yield func(attribute, error) bool) {
+		if len(attributes) == 0 || set(attributes) == nil {
+			return
+		}
+		var refused []attribute
+		var errs []error
+		for _, a := range attributes {
+			if err := set([]attribute{a}); err != nil {
+				refused, errs = append(refused, a), append(errs, err)
+			}
+		}
+		again := len(refused) < len(attributes)
+		for i, a := range refused {
+			if again {
+				errs[i] = set([]attribute{a})
+			}
+			if errs[i] != nil && !yield(a, errs[i]) {
+				return
+			}
+		}
+	}
 }
 
 // Settle reads the VF's entry until it is as wanted. What stays different it sets again, some times, since drivers that

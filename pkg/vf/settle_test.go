@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // A lateDriver applies what was set on it after a while, as i40e and iavf do after they have reset the VF; loses says how
@@ -94,4 +95,49 @@ func TestSettleGivesUp(t *testing.T) {
 			t.Errorf("got %v after %v, want ErrUnsettled at once", err, time.Since(start))
 		}
 	})
+}
+
+// mlx4 is a VF's entry with mlx4's rule (mlx4_set_vf_mac, mlx4_set_vf_spoofchk): there is no spoof check of a zero MAC. A message
+// is carried out up to the attribute that is refused.
+type mlx4 struct{ entry Settings }
+
+func (m *mlx4) set(attributes []attribute) error {
+	for _, a := range attributes {
+		next := m.entry.With(a.part)
+		if next.MAC.IsZero() && *next.SpoofCheck {
+			return unix.EPERM
+		}
+		m.entry = next
+	}
+	return nil
+}
+
+// A pod's MAC must not stay on a VF because its spoof check was still on when it was to go.
+func TestSetEachMindsNoOrder(t *testing.T) {
+	fresh := Settings{MAC: &MAC{}, SpoofCheck: new(false), Trust: new(false)}
+	pods := Settings{MAC: &MAC{2, 0, 0, 0, 0, 1}, SpoofCheck: new(true), Trust: new(true)}
+	for name, tt := range map[string]struct {
+		have, want Settings
+		after      Settings
+		refused    []string
+	}{
+		"to a pod":     {have: fresh, want: pods, after: pods},
+		"back":         {have: pods, want: fresh, after: fresh},
+		"not possible": {have: fresh, want: fresh.With(Settings{SpoofCheck: new(true), Trust: new(true)}), after: fresh.With(Settings{Trust: new(true)}), refused: []string{"spoofchk"}},
+	} {
+		m := &mlx4{tt.have}
+		var refused []string
+		for a, err := range setEach(tt.want.attributes(0), m.set) {
+			if !errors.Is(err, unix.EPERM) {
+				t.Errorf("%s: %v", name, err)
+			}
+			refused = append(refused, a.name)
+		}
+		if d := cmp.Diff(tt.after, m.entry); d != "" {
+			t.Errorf("%s: -want +got:\n%s", name, d)
+		}
+		if d := cmp.Diff(tt.refused, refused); d != "" {
+			t.Errorf("%s: refused: -want +got:\n%s", name, d)
+		}
+	}
 }

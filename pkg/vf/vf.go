@@ -150,3 +150,14 @@ func Defaults() Settings {
 		MAC: new(MAC), VLAN: new(Untagged), Rate: new(Rate), SpoofCheck: new(true), LinkState: new(LinkAuto), Trust: new(false),
 	}
 }
+
+// DefaultsFor is Defaults for the VFs of a PF with this driver. NVIDIA's compare what a VF sends with the MAC that the PF has set
+// for it: where that is zero mlx5 drops everything (esw/acl/ingress_lgcy.c), and mlx4 refuses the spoof check. Their own default
+// is off.
+func DefaultsFor(pfDriver string) Settings {
+	s := Defaults()
+	if pfDriver == "mlx5_core" || pfDriver == "mlx4_core" {
+		s.SpoofCheck = new(false)
+	}
+	return s
+}
