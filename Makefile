@@ -48,7 +48,7 @@ demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from not
 test: ## every test there is, fuzz targets for FUZZTIME each
 	hack/stages test-unit
 	$(MAKE) image tools bin/testpmd.tar bin/cni-plugins bin/sriov-helper
-	VMS=1 FUZZERS=1 hack/stages 'test-lab test-cluster' 'test-survive fuzz'
+	VMS=1 FUZZERS=1 hack/stages -2 test-survive test-lab test-cluster fuzz
 
 ## building
 
