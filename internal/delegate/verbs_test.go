@@ -231,7 +231,7 @@ func TestWhatAKilledCallLeavesGoes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer working.Unlock() //nolint:errcheck // the test ends
+			defer working.Unlock()
 			for _, file := range []string{"killed.lock", "killed2.lock", ".killed2.tmp"} {
 				if err := os.WriteFile(filepath.Join(n.Records.Dir, file), []byte(`{"vers`), 0o600); err != nil {
 					t.Fatal(err)
