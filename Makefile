@@ -9,11 +9,9 @@ MAKEFLAGS += --no-print-directory
 # A distribution's Go is often older than go.mod asks for: it may fetch the version that go.mod names.
 export GOTOOLCHAIN ?= auto
 
-# Nothing here needs C but the race detector. One setting for all that is built: what vet has compiled is there for the
-# tests and the tools, so a machine with empty caches compiles it once.
+# Nothing here needs C but the race detector, and the product must not have build paths. Both hold for all that is built: what
+# the linters have compiled is there for the product, the tests and the tools, so a machine with empty caches compiles it once.
 export CGO_ENABLED := 0
-# For the same reason all is built without build paths, which the product must not have: what the linters and the tests have
-# compiled is the product's too.
 export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
 # Static, stripped, without build paths: the same commit gives the same bytes. The version is the commit's (buildvcs).
@@ -43,7 +41,7 @@ help: ## list the targets
 demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from nothing; KEEP=1 leaves the cluster up with a shell
 	bin/cluster run --vfs 0 --image bin/image.tar -- bin/demo $(if $(KEEP),--keep)
 
-# In VMs much is waited for: two run at once, once what both need is built.
+# In VMs much is waited for: two parts run at once, once what they share is built. The longest is first.
 .PHONY: test
 test: ## every test there is, fuzz targets for FUZZTIME each
 	hack/stages test-unit
