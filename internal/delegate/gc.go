@@ -30,7 +30,7 @@ const (
 // calls GC of the networks' plugins with what remains. Sandboxes that another call works on are left alone. A record that
 // cannot be read is set aside if its container is not among valid, and the error says where it is.
 func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.GCAttachment) error {
-	keys, err := r.containers()
+	keys, err := r.Records.Traces() // a killed call's lock, too: container ids never come again, so nobody else removes it
 	if err != nil {
 		return err
 	}
@@ -51,17 +51,6 @@ func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.G
 		}
 	}
 	return errors.Join(append(errs, r.gcPlugins(ctx, def, networks))...)
-}
-
-// containers lists those that have a record, and those of which a killed call has left but its lock: containers' ids never
-// come again, so nobody else removes that.
-func (r *Runner) containers() ([]string, error) {
-	keys, err := r.Records.Keys()
-	if err != nil {
-		return nil, err
-	}
-	remains, err := r.Records.Remains()
-	return slices.Sorted(slices.Values(append(keys, remains...))), err
 }
 
 // collect tears down the record of key if it is dead. It returns the record if something of it may still be in use.
@@ -217,7 +206,7 @@ func (r *Runner) sweep(ctx context.Context) error {
 // SweepNow is Sweep without the ten minutes. It looks at the records behind the key after, then at the others, and begins none
 // when the time is over. It returns the last key that it looked at, and all that failed.
 func (r *Runner) SweepNow(ctx context.Context, budget time.Duration, after string) (last string, err error) {
-	keys, err := r.containers()
+	keys, err := r.Records.Traces()
 	if err != nil {
 		return "", err
 	}

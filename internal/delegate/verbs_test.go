@@ -232,7 +232,7 @@ func TestWhatAKilledCallLeavesGoes(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer working.Unlock()
-			for _, file := range []string{"killed.lock", "killed2.lock", ".killed2.tmp"} {
+			for _, file := range []string{"killed.lock", "killed2.lock", ".killed2.tmp", ".killed3.tmp"} {
 				if err := os.WriteFile(filepath.Join(n.Records.Dir, file), []byte(`{"vers`), 0o600); err != nil {
 					t.Fatal(err)
 				}
@@ -240,15 +240,7 @@ func TestWhatAKilledCallLeavesGoes(t *testing.T) {
 			if err := tidy(n); err != nil {
 				t.Fatal(err)
 			}
-			entries, err := os.ReadDir(n.Records.Dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var left []string
-			for _, e := range entries {
-				left = append(left, e.Name())
-			}
-			if diff := cmp.Diff([]string{"live.json", "live.lock", "working.lock"}, left); diff != "" {
+			if diff := cmp.Diff([]string{"effects/live-eth0-rec-a", "pods/live.json", "pods/live.lock", "pods/working.lock"}, n.left()); diff != "" {
 				t.Errorf("left: -want +got:\n%s", diff)
 			}
 		})

@@ -262,46 +262,41 @@ func (s Store) Exists(key string) bool {
 
 // Keys lists the keys that have a record, sorted. A folder that does not exist has none.
 func (s Store) Keys() ([]string, error) {
-	recorded, _, err := s.keys()
-	return recorded, err
+	return s.keys(func(file string) (string, bool) { return strings.CutSuffix(file, ".json") })
 }
 
-// Remains lists the keys that have a lock's file or what a killed writer left, but no record, sorted: somebody works there just
-// now, or was killed before the first record.
-func (s Store) Remains() ([]string, error) {
-	recorded, others, err := s.keys()
-	slices.Sort(others)
-	return slices.DeleteFunc(slices.Compact(others), func(key string) bool {
-		_, found := slices.BinarySearch(recorded, key)
-		return found
-	}), err
+// Traces lists the keys that have a record, a lock's file or what a killed writer left, sorted. One without a record is somebody's
+// who works just now, or who was killed before the first one.
+func (s Store) Traces() ([]string, error) {
+	return s.keys(func(file string) (string, bool) {
+		if hidden, ok := strings.CutPrefix(file, "."); ok {
+			return strings.CutSuffix(hidden, ".tmp")
+		}
+		key, ok := strings.CutSuffix(file, ".json")
+		if !ok {
+			key, ok = strings.CutSuffix(file, ".lock")
+		}
+		return key, ok
+	})
 }
 
-// keys lists, from one look, the keys of records, sorted, and those of all else that is theirs.
-func (s Store) keys() (recorded, others []string, err error) {
+// keys lists the keys that keyOf tells of the folder's files, each once, sorted.
+func (s Store) keys(keyOf func(file string) (string, bool)) ([]string, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
+		return nil, nil
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("list records: %w", err)
+		return nil, fmt.Errorf("list records: %w", err)
 	}
+	var keys []string
 	for _, e := range entries {
-		name := e.Name()
-		if key, ok := strings.CutSuffix(name, ".json"); ok && CheckKey(key) == nil {
-			recorded = append(recorded, key)
-			continue
-		}
-		key, ok := strings.CutSuffix(name, ".lock")
-		if !ok && strings.HasPrefix(name, ".") {
-			key, ok = strings.CutSuffix(name[1:], ".tmp")
-		}
-		if ok && CheckKey(key) == nil {
-			others = append(others, key)
+		if key, ok := keyOf(e.Name()); ok && CheckKey(key) == nil {
+			keys = append(keys, key)
 		}
 	}
-	slices.Sort(recorded) // ReadDir sorts names with their endings: "a-b.json" comes before "a.json"
-	return recorded, others, nil
+	slices.Sort(keys) // ReadDir sorts names with their endings: "a-b.json" comes before "a.json"
+	return slices.Compact(keys), nil
 }
 
 func (s Store) makeDir() error {

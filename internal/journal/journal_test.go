@@ -150,7 +150,7 @@ func TestPreserve(t *testing.T) {
 
 func TestKeys(t *testing.T) {
 	s := Store{Dir: t.TempDir(), Version: 1}
-	for _, key := range []string{"0000:02:10.0", "b"} {
+	for _, key := range []string{"0000:02:10.0", "b", "b-2"} {
 		if err := s.Write(key, rec{}); err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +170,18 @@ func TestKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]string{"0000:02:10.0", "b"}, got); d != "" {
+	if d := cmp.Diff([]string{"0000:02:10.0", "b", "b-2"}, got); d != "" {
+		t.Error(d)
+	}
+	for _, killed := range []string{".half.tmp", "locked.lock", ".locked.tmp", ".lock", "stranger"} {
+		if err := os.WriteFile(filepath.Join(s.Dir, killed), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err = s.Traces(); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"0000:02:10.0", "b", "b-2", "half", "locked"}, got); d != "" {
 		t.Error(d)
 	}
 	for _, bad := range []string{"", ".", "..", "a/b", "../a", "-a", "a\x00", "a.json", "a.lock", "é"} {

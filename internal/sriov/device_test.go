@@ -14,7 +14,8 @@ import (
 func TestDevices(t *testing.T) {
 	type view struct {
 		PF     string
-		Index  int // of the PF's interface
+		Driver string // of the PF
+		Index  int    // of the PF's interface
 		VF     int
 		Netdev bool
 	}
@@ -31,22 +32,22 @@ func TestDevices(t *testing.T) {
 				continue
 			}
 			_ = d.findPF() // what it did not find is empty
-			got[tree+" "+d.vf.Driver+" "+d.key()] = view{d.pfName, d.pf.Index, d.id.Index, d.hasNetdev()}
+			got[tree+" "+d.vf.Driver+" "+d.key()] = view{d.pfName, d.pfDriver, d.pf.Index, d.id.Index, d.hasNetdev()}
 		}
 	}
 	want := map[string]view{
-		"ice iavf 0000:3b:01.0":                 {PF: "ens1f0", Index: 4, Netdev: true},
-		"ice iavf 0000:3b:01.1":                 {PF: "ens1f0", Index: 4, VF: 1, Netdev: true},
-		"mlx5-legacy mlx5_core 0000:5e:00.2":    {PF: "ens2f0np0", Index: 4, Netdev: true},
-		"mlx5-legacy mlx5_core 0000:5e:00.3":    {PF: "ens2f0np0", Index: 4, VF: 1, Netdev: true},
-		"mlx5-switchdev mlx5_core 0000:08:00.2": {PF: "enp8s0f0np0", Index: 4, Netdev: true},
-		"mlx5-switchdev mlx5_core 0000:08:00.3": {PF: "enp8s0f0np0", Index: 4, VF: 1}, // vDPA, by a name of the user's choice
-		"uio  0000:3d:02.2":                     {PF: "ens785f0", Index: 4, VF: 2},
-		"uio igb_uio 0000:3d:02.0":              {PF: "ens785f0", Index: 4},
-		"uio uio_pci_generic 0000:3d:02.1":      {PF: "ens785f0", Index: 4, VF: 1},
-		"vfio mlx5_vfio_pci 0000:65:00.2":       {PF: "ens4np0", Index: 5},
-		"vfio vfio-pci 0000:17:01.0":            {PF: "ens3f0", Index: 4},
-		"vfio vfio-pci 0000:17:01.1":            {PF: "ens3f0", Index: 4, VF: 1},
+		"ice iavf 0000:3b:01.0":                 {PF: "ens1f0", Driver: "ice", Index: 4, Netdev: true},
+		"ice iavf 0000:3b:01.1":                 {PF: "ens1f0", Driver: "ice", Index: 4, VF: 1, Netdev: true},
+		"mlx5-legacy mlx5_core 0000:5e:00.2":    {PF: "ens2f0np0", Driver: "mlx5_core", Index: 4, Netdev: true},
+		"mlx5-legacy mlx5_core 0000:5e:00.3":    {PF: "ens2f0np0", Driver: "mlx5_core", Index: 4, VF: 1, Netdev: true},
+		"mlx5-switchdev mlx5_core 0000:08:00.2": {PF: "enp8s0f0np0", Driver: "mlx5_core", Index: 4, Netdev: true},
+		"mlx5-switchdev mlx5_core 0000:08:00.3": {PF: "enp8s0f0np0", Driver: "mlx5_core", Index: 4, VF: 1}, // vDPA, by a name of the user's choice
+		"uio  0000:3d:02.2":                     {PF: "ens785f0", Driver: "i40e", Index: 4, VF: 2},
+		"uio igb_uio 0000:3d:02.0":              {PF: "ens785f0", Driver: "i40e", Index: 4},
+		"uio uio_pci_generic 0000:3d:02.1":      {PF: "ens785f0", Driver: "i40e", Index: 4, VF: 1},
+		"vfio mlx5_vfio_pci 0000:65:00.2":       {PF: "ens4np0", Driver: "mlx5_core", Index: 5},
+		"vfio vfio-pci 0000:17:01.0":            {PF: "ens3f0", Driver: "ice", Index: 4},
+		"vfio vfio-pci 0000:17:01.1":            {PF: "ens3f0", Driver: "ice", Index: 4, VF: 1},
 		"vfio vfio-pci 0000:b4:00.0":            {}, // an accelerator's, whose PF has no interface
 	}
 	if d := cmp.Diff(want, got); d != "" {

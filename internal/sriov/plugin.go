@@ -178,8 +178,7 @@ func (d *device) findPF() error {
 	if !ok {
 		return fmt.Errorf("find the PF of VF %s: %s has no interface in the host's network namespace (driver %q)", d.vf.Address, pf.Address, pf.Driver)
 	}
-	d.pf, d.pfName = vf.PF{Address: pf.Address.String(), Index: uplink.Index}, uplink.Name
-	d.pfDriver = pf.Driver
+	d.pf, d.pfName, d.pfDriver = vf.PF{Address: pf.Address.String(), Index: uplink.Index}, uplink.Name, pf.Driver
 	d.id = Identity{PF: pf.Address, Index: d.vf.VFIndex, Driver: d.vf.Driver, NumVFs: len(pf.VFs)}
 	var st unix.Stat_t
 	if err := unix.Stat(filepath.Join(d.p.Root, "sys/bus/pci/devices", d.key()), &st); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -83,38 +82,32 @@ func (c *Conn) write(pf PF, attributes []attribute) error {
 // WriteEach sets what s says one attribute at a time and goes on after a refusal: for restoring, where as much as possible
 // is to be put back. It returns every refusal.
 func (c *Conn) WriteEach(pf PF, index int, s Settings) []error {
-	var errs []error
-	for a, err := range setEach(s.attributes(index), func(some []attribute) error { return c.write(pf, some) }) {
-		errs = append(errs, refusedVF(pf, index, a, err))
+	refused, errs := setEach(s.attributes(index), func(some []attribute) error { return c.write(pf, some) })
+	for i, a := range refused {
+		errs[i] = refusedVF(pf, index, a, errs[i])
 	}
 	return errs
 }
 
-// setEach sets all in one message if that is taken, else each alone, and yields what is refused. That is tried once more where
-// others were taken after it: mlx4 and older mlx5 take no zero MAC for a VF whose spoof check is still on (EPERM), and no spoof
-// check for one whose MAC is still zero.
-func setEach(attributes []attribute, set func([]attribute) error) iter.Seq2[attribute, error] {
-	return func(yield func(attribute, error) bool) {
-		if len(attributes) == 0 || set(attributes) == nil {
-			return
-		}
-		var refused []attribute
-		var errs []error
+// setEach sets all in one message if that is taken, else each alone, and returns what is refused and why. That is tried once more
+// where others were taken after it: mlx4 and older mlx5 take no zero MAC for a VF whose spoof check is still on (EPERM), and no
+// spoof check for one whose MAC is still zero.
+func setEach(attributes []attribute, set func([]attribute) error) (refused []attribute, errs []error) {
+	if len(attributes) == 0 || set(attributes) == nil {
+		return nil, nil
+	}
+	each := func(attributes []attribute) (refused []attribute, errs []error) {
 		for _, a := range attributes {
 			if err := set([]attribute{a}); err != nil {
 				refused, errs = append(refused, a), append(errs, err)
 			}
 		}
-		again := len(refused) < len(attributes)
-		for i, a := range refused {
-			if again {
-				errs[i] = set([]attribute{a})
-			}
-			if errs[i] != nil && !yield(a, errs[i]) {
-				return
-			}
-		}
+		return refused, errs
 	}
+	if refused, errs = each(attributes); len(refused) < len(attributes) {
+		return each(refused)
+	}
+	return refused, errs
 }
 
 // Settle reads the VF's entry until it is as wanted. What stays different it sets again, some times, since drivers that
