@@ -39,11 +39,12 @@ help: ## list the targets
 
 .PHONY: demo
 demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from nothing; KEEP=1 leaves the cluster up with a shell
-	bin/cluster run --vfs 0 --image bin/image.tar -- bin/demo $(if $(KEEP),--keep)
+	@bin/cluster run --vfs 0 --image bin/image.tar -- bin/demo $(if $(KEEP),--keep) || { \
+		echo; echo "✗ The demo FAILED. Why is in the line above that begins with ✗, or, if no cluster came up, with \"cluster:\"."; exit 1; }
 
 # In VMs much is waited for: two parts run at once, once what they share is built. The longest is first.
 .PHONY: test
-test: ## every test there is, fuzz targets for FUZZTIME each
+test: ## every test that takes no hours (those: make soak), fuzz targets for FUZZTIME each
 	hack/stages test-unit
 	$(MAKE) image tools bin/testpmd.tar bin/cni-plugins bin/sriov-helper
 	VMS=1 FUZZERS=1 hack/stages -2 test-survive test-lab test-cluster fuzz
@@ -116,7 +117,7 @@ test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with e
 .PHONY: test-cluster
 test-cluster: image bin/cluster bin/testpmd.tar ## tests on a real kubelet, containerd and API server in that VM
 	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
-	go test -tags cluster -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -skip '^TestSurvive$$' -exec '$(CLUSTER) --image $(CURDIR)/bin/testpmd.tar --' $(call tagged,cluster)
+	go test -tags cluster -v -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -skip '^TestSurvive$$' -exec '$(CLUSTER) --image $(CURDIR)/bin/testpmd.tar --' $(call tagged,cluster)
 
 .PHONY: test-survive
 test-survive: image bin/cluster ## what goes wrong on nodes, each once, while pods there hold VFs and others come and go
@@ -166,13 +167,16 @@ reboot: image bin/cluster ## a node that is rebooted while pods hold VFs and oth
 	done
 
 .PHONY: soak
-soak: ## what takes too long for CI: fuzzing for 10 minutes each, every test ten times over, and 10,000 pods
+soak: ## what takes too long for CI: fuzzing for 10 minutes each, every test ten times over, 10,000 pods, crash, scale and more
 	$(MAKE) fuzz FUZZTIME=10m
 	$(MAKE) survive
 	$(MAKE) reboot
 	$(MAKE) test COUNT=10
 	$(MAKE) test-numa
 	VIADUCT_PODS=10000 go test -run TestChurn -timeout 60m ./internal/delegate
+	$(MAKE) scale
+	$(MAKE) check-reproducible
+	$(MAKE) crash
 
 ## checking
 

@@ -95,7 +95,6 @@ func (o options) writeNode(ctx context.Context, cache, temp string, secrets cont
 		CNIPlugins: thirdparty.Bin(cache, "cni-plugins"),
 		Images:     append([]string{base}, o.images...),
 		VFs:        o.vfs,
-		Command:    o.command,
 	}
 	if o.persist != "" {
 		config.Persist = guestPersist
@@ -130,7 +129,7 @@ func (o options) runNode(ctx context.Context, cache, temp string, control *contr
 		Persist: o.persist, Artefacts: o.artefacts,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, TTY: isTerminal(os.Stdin) && isTerminal(os.Stdout),
 		Cache: cache, Log: logf,
-	}, []string{self, nodeCommand, config})
+	}, append([]string{self, nodeCommand, config}, o.command...)) // its arguments tell the lab what to bring back, as coverage
 }
 
 // whileItLives is ctx, which also ends when a component of the control plane dies.

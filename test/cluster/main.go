@@ -75,13 +75,14 @@ func run(ctx context.Context, args []string) (exit int, err error) {
 }
 
 func onNode(ctx context.Context, args []string) (exit int, err error) {
-	if len(args) != 1 {
-		return 2, fmt.Errorf("%s wants its configuration's path", nodeCommand)
+	if len(args) < 2 {
+		return 2, fmt.Errorf("%s wants its configuration's path and a command", nodeCommand)
 	}
 	config, err := node.Load(args[0])
 	if err != nil {
 		return 0, err
 	}
+	config.Command = args[1:]
 	return node.Run(ctx, config)
 }
 

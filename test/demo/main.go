@@ -35,13 +35,12 @@ func run(ctx context.Context, vfs int, keep bool) error {
 	if err != nil {
 		d.diagnose(context.WithoutCancel(ctx))
 	}
-	seconds := time.Since(d.start).Round(time.Second)
+	fmt.Fprintf(d.out, "\n%s\n", d.verdict(time.Since(d.start).Round(time.Second), err))
 	if keep {
 		fmt.Fprintf(d.out, "\nA shell on the node, with kubectl; the cluster goes when it ends. %s\n",
 			"Try: kubectl apply -k test/demo/pods; kubectl -n demo get pods -o wide")
 		err = errors.Join(err, shell(ctx))
 	}
-	fmt.Fprintf(d.out, "\n%s\n", d.verdict(seconds, err))
 	return err
 }
 

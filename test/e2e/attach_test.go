@@ -4,11 +4,16 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 )
 
 // TestPods runs what users run, side by side, as a pod takes half a minute here: three pods with a VF each, one of them with
@@ -51,9 +56,14 @@ func TestPods(t *testing.T) {
 		// Carrier comes seconds after a VF is up, and first frames are late.
 		eventually(t, "a to reach b", func(ctx context.Context) error { return a.pings(ctx, "net1", toB) })
 		eventually(t, "b to reach a", func(ctx context.Context) error { return b.pings(ctx, "net1", toA) })
+		plain.joinVLAN(t, 200)
+		eventually(t, "keys to be reached on its VLAN", func(ctx context.Context) error { return plain.pings(ctx, "vlan200", toKeys) })
 		// All are in one subnet and on one wire, so only the VLAN keeps them apart.
 		if err := a.pings(t.Context(), "net1", toKeys); err == nil {
 			t.Error("a pod on VLAN 100 reaches one on VLAN 200")
+		}
+		if err := plain.pings(t.Context(), "vlan200", toA); err == nil {
+			t.Error("a pod on VLAN 200 reaches one on VLAN 100")
 		}
 	})
 	t.Run("more VFs than are free", func(t *testing.T) {
@@ -69,6 +79,37 @@ func TestPods(t *testing.T) {
 			t.Errorf("it got VFs %v, want %d", got, len(baseline.VFs))
 		}
 	})
+}
+
+// joinVLAN gives the pod an interface vlanN on a PF, without any VF, in the subnet of all networks here. It goes with the pod.
+func (p pod) joinVLAN(t *testing.T, id int) {
+	t.Helper()
+	pid, _, err := p.process()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, err := physicalFunction(slices.Min(slices.Collect(maps.Keys(baseline.VFs))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pf, err := netlink.LinkByName(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := os.Open(filepath.Join("/proc", pid, "ns/net"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	name := fmt.Sprintf("vlan%d", id)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex, attrs.Namespace = name, pf.Attrs().Index, netlink.NsFd(ns.Fd())
+	if err := netlink.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: id, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.exec(t.Context(), "sh", "-c", "ip addr add 10.56.100.250/24 dev "+name+" && ip link set "+name+" up"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // hasVF compares what the kernel says of the pod's one VF, on the PF and in the pod, and network-status with network

@@ -19,27 +19,27 @@ func TestFaults(t *testing.T) {
 		{
 			name: "no such network",
 			pod:  pod{name: "absent-network", networks: "nowhere", vfs: 1},
-			says: []string{"e2e/nowhere"},
+			says: []string{"e2e/nowhere", "there is no NetworkAttachmentDefinition", "create it"},
 		},
 		{
 			name: "network with broken JSON",
 			pod:  pod{name: "broken-network", networks: "broken", vfs: 1},
-			says: []string{"e2e/broken"},
+			says: []string{"e2e/broken", "spec.config", "it is not JSON", "at byte 53"},
 		},
 		{
 			name: "annotation with broken JSON",
 			pod:  pod{name: "broken-annotation", networks: `[{"name": "vlan100"`, vfs: 1},
-			says: []string{networksAnnotation},
+			says: []string{"key " + networksAnnotation, "it is not JSON", "at byte 19"},
 		},
 		{
 			name: "network without its resource",
 			pod:  pod{name: "no-resource", networks: "vlan100"},
-			says: []string{"e2e/vlan100", resource},
+			says: []string{"e2e/vlan100", "need 1 of the resource " + resource, "the pod has 0", "resources.limits"},
 		},
 		{
 			name: "fault after a good network",
 			pod:  pod{name: "half", networks: "vlan100, vlan200", vfs: 1},
-			says: []string{"e2e/vlan200", resource},
+			says: []string{"e2e/vlan200", "need 2 of the resource " + resource, "the pod has 1"},
 		},
 	}
 	for _, tt := range tests {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,7 +51,8 @@ type vfLink struct {
 // A picture is the state of the node that pods must leave as they found it.
 type picture struct {
 	VFs   map[string]vf // by PCI address
-	Files []string      // records, journals, device-info of pods, leases
+	Files []string      // records, journals, device-info of pods, leases, network namespaces
+	Veths []string      // the node's ends of pods' default network
 }
 
 // look takes the picture. It reads through the kernel's own interfaces, none of them the product's.
@@ -66,7 +68,16 @@ func look() (picture, error) {
 			return p, fmt.Errorf("VF %s: %w", address, err)
 		}
 	}
-	p.Files, err = stateFiles()
+	if p.Files, err = stateFiles(); err != nil {
+		return p, err
+	}
+	links, err := netlink.LinkList()
+	for _, link := range links {
+		if link.Type() == "veth" {
+			p.Veths = append(p.Veths, link.Attrs().Name)
+		}
+	}
+	slices.Sort(p.Veths)
 	return p, err
 }
 
@@ -136,8 +147,10 @@ func vfNetdev(address string) (*vfLink, error) {
 	}, nil
 }
 
-// stateFolders is where the product, and the IPAM plugin it calls, keep what belongs to a pod.
-var stateFolders = []string{vfRecords, "/var/lib/viaduct", "/var/run/k8s.cni.cncf.io/devinfo/cni", "/var/lib/cni"}
+// stateFolders is where the product, the IPAM plugin it calls and containerd keep what belongs to a pod.
+var stateFolders = []string{
+	vfRecords, "/run/viaduct/pods", "/var/lib/viaduct", "/var/run/k8s.cni.cncf.io/devinfo/cni", "/var/lib/cni", "/run/netns",
+}
 
 const vfRecords = "/run/viaduct/vf"
 

@@ -28,7 +28,7 @@ type Config struct {
 	VFs        int                  // sriov_numvfs of each PF
 	Persist    string               // folder that outlives the boot, for the node's state; memory if empty
 	Artefacts  string               // folder for the logs; none if empty
-	Command    []string
+	Command    []string             `json:"-"` // from this program's arguments
 }
 
 // Load reads a Config that was written as JSON.
