@@ -54,7 +54,7 @@ test: ## every test that takes no hours (those: make soak), fuzz targets for FUZ
 .PHONY: build
 build: setup-go ## the product's static binaries, in bin/
 	@mkdir -p bin
-	$(PRODUCT_BUILD) -o bin/ ./cmd/...
+	flock bin $(PRODUCT_BUILD) -o bin/ ./cmd/...
 
 .PHONY: tools
 tools: bin/lab bin/cluster bin/demo ## the lab, the cluster and the demo, in bin/
@@ -174,6 +174,7 @@ soak: ## what takes too long for CI: fuzzing for 10 minutes each, every test ten
 	$(MAKE) test COUNT=10
 	$(MAKE) test-numa
 	VIADUCT_PODS=10000 go test -run TestChurn -timeout 60m ./internal/delegate
+	go test -tags soak -run TestNewAuthority ./internal/agent
 	$(MAKE) scale
 	$(MAKE) check-reproducible
 	$(MAKE) crash

@@ -134,35 +134,51 @@ func (s *apiServer) secure(by *secure) {
 	s.http.StartTLS()
 }
 
-// A pod's service-account token and the API server's certificate are rotated under the agent.
-func TestRotation(t *testing.T) {
+// startSecureNode runs an agent against an API server that is behind by, with the definition a and a pod that names it, and
+// returns how to rotate: the token and the API server's certificate, by any authority, are new then, and so are the files that
+// the kubelet keeps in the agent's pod.
+func startSecureNode(t *testing.T, by *secure, ca *pki.Authority) (n *node, rotate func(ca *pki.Authority, token string)) {
+	t.Helper()
 	dir := t.TempDir()
 	tokenFile, caFile := filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt")
-	ca, err := pki.NewAuthority("cluster")
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, caFile, string(ca.CA), 0o600)
-	var s secure
-	rotate := func(token string) {
+	rotate = func(ca *pki.Authority, token string) {
+		t.Helper()
 		pair, issueErr := ca.Issue(pki.Identity{CommonName: "kube-apiserver", Hosts: []string{"127.0.0.1"}})
 		cert, pairErr := tls.X509KeyPair(pair.Cert, pair.Key)
 		if bad := errors.Join(issueErr, pairErr); bad != nil {
 			t.Fatal(bad)
 		}
-		s.cert.Store(&cert)
-		s.token.Store(token)
+		by.cert.Store(&cert)
+		by.token.Store(token)
 		writeFile(t, tokenFile, token, 0o600)
+		writeFile(t, caFile, string(ca.CA), 0o600)
 	}
-	rotate("first")
-	n := startNode(t, func(n *node) {
-		n.api.secure(&s)
+	rotate(ca, "first")
+	n = startNode(t, func(n *node) {
+		n.api.secure(by)
 		n.config.API = &rest.Config{Host: n.api.http.URL, BearerTokenFile: tokenFile, TLSClientConfig: rest.TLSClientConfig{CAFile: caFile}}
 		n.api.putNAD("a", "", `{"cniVersion":"1.0.0","type":"bridge"}`)
 		n.api.putPod(pod1, networks("a"))
 	})
 	n.waitCached(t, pod1, nil)
-	rotate("second")
+	return n, rotate
+}
+
+func newAuthority(t *testing.T) *pki.Authority {
+	t.Helper()
+	ca, err := pki.NewAuthority("cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca
+}
+
+// A pod's service-account token and the API server's certificate are rotated under the agent.
+func TestRotation(t *testing.T) {
+	var s secure
+	ca := newAuthority(t)
+	n, rotate := startSecureNode(t, &s, ca)
+	rotate(ca, "second")
 	n.api.http.CloseClientConnections()
 	n.api.putNAD("b", "", `{"cniVersion":"1.0.0","type":"bridge"}`)
 	n.waitCached(t, pod1, networks("b")) // the watches are back
