@@ -52,7 +52,9 @@ func Configure(ns *netns.Netns, i Interface, ips []*types100.IPConfig, routes []
 		}
 	}
 	for _, r := range routes {
-		if err := h.RouteReplace(kernelRoute(link, r, ips)); err != nil {
+		// Not in place of one: the pod may have the same route, such as the default one, through another interface. As with the IPAM
+		// library of the reference plugins, IPv4 takes the new one first and IPv6 both.
+		if err := h.RouteAddEcmp(kernelRoute(link, r, ips)); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("add the route to %v by %v through %s: %w", &r.Dst, r.GW, ifName, err)
 		}
 	}

@@ -94,6 +94,24 @@ func TestConfigure(t *testing.T) {
 	}
 }
 
+// A pod's other interfaces keep their routes, though they are the same: without ours there is still a way out.
+func TestConfigureLeavesOthersRoutes(t *testing.T) {
+	ns, net1 := thisNetns(t)
+	ip(t, "link add eth0 type dummy", "link set eth0 up", "addr add 10.1.0.5/24 dev eth0", "addr add fd00:1::5/64 dev eth0 nodad",
+		"route add default via 10.1.0.1 dev eth0", "-6 route add default via fd00:1::1 dev eth0")
+	ips := []*types100.IPConfig{address(t, "10.9.0.7/24", "10.9.0.1"), address(t, "fd00:9::7/64", "fd00:9::1")}
+	if err := Configure(ns, net1, ips, []*types.Route{route(t, "0.0.0.0/0", ""), route(t, "::/0", "")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := shown(t, "route get 192.0.2.1"); !strings.Contains(got, "dev net1") {
+		t.Errorf("IPv4 goes out %s", got)
+	}
+	ip(t, "link set net1 down")
+	if got := shown(t, "route get 192.0.2.1") + shown(t, "-6 route get 2001:db8::1"); strings.Count(got, "dev eth0") != 2 {
+		t.Errorf("without net1, frames go out\n%s", got)
+	}
+}
+
 // The neighbour's kernel has to believe it: it takes the new MAC only from frames that are right in every field.
 func TestAnnounce(t *testing.T) {
 	ns, net1 := thisNetns(t)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -122,6 +123,10 @@ func (d *device) openPod(path string) (*netns.Netns, netns.ID, error) {
 
 // check refuses, before anything is changed, what cannot become an attachment.
 func (d *device) check(c *call, pod *vf.Conn) error {
+	// The kernel makes a number of %d, and takes the other two in /proc/sys/net/ipv6/conf for what holds for every interface.
+	if strings.Contains(c.IfName, "%") || c.IfName == "all" || c.IfName == "default" {
+		return coded(types.ErrInvalidEnvironmentVariables, fmt.Errorf("CNI_IFNAME: %q cannot be an interface's name: take one without %%, and not all or default", c.IfName))
+	}
 	if c.cfg.IPAM != "" {
 		if _, err := c.ipamPath(); err != nil {
 			return err
@@ -236,9 +241,11 @@ func (d *device) configure(ctx context.Context, c *call, dev vf.Netdev, pod *vf.
 
 // settingError says what the driver did not take; the reader is whoever wrote the network definition.
 func settingError(c *call, err error) error {
-	code := types.ErrInternal
+	code := types.ErrIOFailure
 	switch {
-	case errors.Is(err, vf.ErrBusy), errors.Is(err, vf.ErrUnsettled):
+	case errors.Is(err, vf.ErrExists):
+		code = types.ErrInvalidEnvironmentVariables // somebody in the pod has just taken the name
+	case errors.Is(err, vf.ErrBusy), errors.Is(err, vf.ErrUnsettled), errors.Is(err, vf.ErrNoDevice), errors.Is(err, vf.ErrNoVF):
 		code = types.ErrTryAgainLater
 	case errors.Is(err, vf.ErrUnsupported):
 		code = types.ErrUnsupportedField

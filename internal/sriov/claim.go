@@ -32,6 +32,9 @@ func (d *device) claim(ctx context.Context, c *call) (*Baseline, error) {
 		if path != "" {
 			return nil, coded(types.ErrTryAgainLater, fmt.Errorf("VF %s is in the network namespace %s, and whose it is cannot be read: %w", d.key(), path, err))
 		}
+		if used := d.usedAtHome(); used != nil {
+			return nil, errors.Join(used, err)
+		}
 		if r, err = d.salvage(c.owner(), err); err != nil {
 			return nil, err
 		}
@@ -92,11 +95,11 @@ func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
 		if err := refuseUplink(dev); err != nil {
 			return nil, err
 		}
-		d.dev, r.Baseline.Netdev = dev, &dev
 		var err error
-		if r.Baseline.Tuning, err = vf.ReadTuning(dev.Name); err != nil {
+		if d.dev, r.Baseline.Tuning, err = d.readTuning(dev); err != nil {
 			return nil, coded(types.ErrIOFailure, err)
 		}
+		r.Baseline.Netdev = new(d.dev)
 	}
 	if known != nil && known.Netdev != nil && r.Baseline.Netdev != nil && known.Netdev.Index != r.Baseline.Netdev.Index {
 		known = nil // its driver made the interface anew, and all that was known of it has gone with the old one
@@ -123,6 +126,18 @@ func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
 	}
 	r.Baseline.Settings = undoable(r.Baseline.Settings, r.Wanted)
 	return r, nil
+}
+
+// readTuning reads it by the interface's name, which udev may change meanwhile, or give to another: then once more.
+func (d *device) readTuning(dev vf.Netdev) (vf.Netdev, vf.Tuning, error) {
+	for tries := 0; ; tries++ {
+		tuning, err := vf.ReadTuning(dev.Name)
+		now, home := d.atHome()
+		if !home || now.Name == dev.Name || tries == 5 {
+			return dev, tuning, err
+		}
+		dev = now
+	}
 }
 
 // nameOwed gives a baseline the names that the VF should have: it has not got them from somebody on the host, but did not get
@@ -152,6 +167,14 @@ func refuseUplink(dev vf.Netdev) error {
 		err = coded(types.ErrInvalidNetworkConfig, fmt.Errorf("interface %s of VF %s is in use by the node itself: %s", dev.Name, dev.Address, use))
 	}
 	return err
+}
+
+// usedAtHome refuses a VF of which nothing is known and whose interface the node itself uses.
+func (d *device) usedAtHome() error {
+	if dev, home := d.atHome(); home {
+		return refuseUplink(dev)
+	}
+	return nil
 }
 
 // nodeUse says what the node itself uses a VF's interface for; empty if for nothing. The error has code 5.

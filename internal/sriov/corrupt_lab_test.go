@@ -45,6 +45,34 @@ func TestCorruptRecord(t *testing.T) {
 	}
 }
 
+// A VF of which nothing can be read, and which the node itself has put to use since: neither DEL nor ADD takes it away.
+func TestCorruptRecordOfAVFInUse(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	p := n.newPod()
+	p.call("ADD", p.conf(d, full())).must(t)
+	p.call("DEL", p.conf(d, full())).must(t)
+	if err := os.Truncate(recordPath(d), 40); err != nil {
+		t.Fatal(err)
+	}
+	n.ip("link", "set", before.Netdev.Name, "up")
+	n.ip("addr", "add", "192.0.2.7/24", "dev", before.Netdev.Name)
+	used := n.state(d)
+	p.call("DEL", p.conf(d, full())).must(t)
+	_, err := p.call("ADD", p.conf(d, full())).run(t)
+	wantCode(t, err, 7, before.Netdev.Name, "192.0.2.7")
+	if diff := cmp.Diff(used, n.state(d)); diff != "" {
+		t.Errorf("it was touched: %s", diff)
+	}
+	n.ip("addr", "flush", "dev", before.Netdev.Name)
+	n.ip("link", "set", before.Netdev.Name, "down")
+	_, _ = p.call("ADD", p.conf(d, full())).run(t)
+	p.call("DEL", p.conf(d, full())).must(t)
+	wantAside(t, d)
+	n.giveBack(d, before)
+}
+
 // giveBack sets what was known only to the record: the VF's MAC, and its name.
 func (n *node) giveBack(d *pci.Device, before state) {
 	n.Helper()

@@ -135,6 +135,10 @@ func (d *device) salvageForDel(c *call, cause error) (*Record, error) {
 		d.log.Error("the VF's record cannot be read, and its interface is in another pod: not touched", "error", cause, "netns", path, "hint", hint)
 		return nil, nil
 	}
+	if used := d.usedAtHome(); used != nil {
+		d.log.Error("the VF's record cannot be read, and the node itself uses its interface: not touched", "error", cause, "use", used, "hint", hint)
+		return nil, nil
+	}
 	return d.salvage(c.owner(), cause)
 }
 

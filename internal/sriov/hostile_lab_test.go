@@ -172,6 +172,12 @@ func TestNameCollisions(t *testing.T) {
 	d := n.vfs[0]
 	before := n.state(d)
 	p := n.newPod()
+	for _, name := range []string{"net%d", "all", "default"} {
+		add := p.call("ADD", p.conf(d, full()))
+		add.ifName = name
+		_, err := add.run(t)
+		wantCode(t, err, 4, name)
+	}
 	n.ip("-n", p.ns, "link", "add", "net1", "type", "dummy")
 	_, err := p.call("ADD", p.conf(d, full())).run(t)
 	wantCode(t, err, 4, "net1")

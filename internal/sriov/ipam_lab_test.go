@@ -94,6 +94,39 @@ func TestOwedAddresses(t *testing.T) {
 	}
 }
 
+// A definition whose ipam section was changed or taken out while a pod ran: the pod's address is given back all the same.
+func TestChangedIPAM(t *testing.T) {
+	for name, change := range map[string]conf{
+		"taken out":      {"ipam": nil},
+		"another plugin": {"ipam": conf{"type": "not-installed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			d := n.vfs[0]
+			before := n.state(d)
+			p := n.newPod()
+			p.call("ADD", p.conf(d, full())).must(t)
+			if n := len(leaseFiles(t)); n != 1 {
+				t.Fatalf("%d leases", n)
+			}
+			_, err := p.call("DEL", p.conf(d, change)).run(t)
+			if name == "taken out" && err != nil {
+				t.Error(err)
+			}
+			if left := leaseFiles(t); len(left) != 0 {
+				t.Errorf("leases: %v", left)
+			}
+			if diff := cmp.Diff(before, n.state(d)); diff != "" {
+				t.Error(diff)
+			}
+			p.call("DEL", p.conf(d, full())).must(t)
+			if err := n.leftovers(d, before); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // What an IPAM plugin gives is in the pod, and its neighbours know at once who has the addresses now: until then they would
 // send to the pod that had them before.
 func TestAddressesAndNeighbours(t *testing.T) {

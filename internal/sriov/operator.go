@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/viaduct-sriov/viaduct/internal/journal"
+	"github.com/viaduct-sriov/viaduct/internal/takeover"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
@@ -57,7 +58,8 @@ func (p *Plugin) Restore(ctx context.Context, address pci.Address, force bool) (
 		p = &forced
 	}
 	log := p.Log.With("vf", address.String())
-	if err := p.Records.Read(address.String(), &Record{}); errors.Is(err, journal.ErrNotExist) {
+	_, _, theirs := p.Theirs.VF(address.String()) // what sriov-cni left becomes a record when it is read
+	if err := p.Records.Read(address.String(), &Record{}); errors.Is(err, journal.ErrNotExist) && errors.Is(theirs, takeover.ErrNotExist) {
 		_, err := pci.Read(p.Root, address)
 		return NoRecord, err
 	}
@@ -130,9 +132,10 @@ func (d *device) inUse(r *Record) error {
 	if path == "" {
 		return nil
 	}
-	// By what it is: a runtime's /var/run is found as /run here, or by way of a process.
+	// By what it is: a runtime's /var/run is found as /run here, or by way of a process. In the pod's own, too, there is somebody:
+	// only the name on record has gone.
 	id, err := identify(path)
-	if err == nil && id != r.Netns.ID {
+	if err == nil && (id != r.Netns.ID || !r.Alive()) {
 		err = ErrLiving
 	}
 	if err != nil {

@@ -2,8 +2,10 @@ package sriov
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +28,7 @@ func (d *device) restore(ctx context.Context, r *Record, paths ...string) error 
 // whatever is not done yet has somebody to do it.
 func (d *device) withdraw(ctx context.Context, c *call, r *Record) error {
 	steps := []func() error{
-		func() error { return d.p.releaseAddresses(ctx, c, true) },
+		func() error { return d.releaseOwn(ctx, c, r) },
 		func() error { return d.putBack(ctx, r, c.Netns) },
 	}
 	// A DHCP client has to say goodbye over the interface, so IPAM comes first; but once the namespace has gone nothing is
@@ -38,6 +40,26 @@ func (d *device) withdraw(ctx context.Context, c *call, r *Record) error {
 	r.Owed.drop(r.Owner) // from now on its own DEL sees to it
 	d.payFor(ctx, r)
 	return d.closeRecord(r, err)
+}
+
+// releaseOwn releases the attachment's addresses by the call's configuration, and by the one that they were given by if that has
+// another ipam section: the definition may have changed since, and the runtime may have forgotten what it was.
+func (d *device) releaseOwn(ctx context.Context, c *call, r *Record) error {
+	err := d.p.releaseAddresses(ctx, c, true)
+	if r.Invocation != nil && !sameIPAM(r.Invocation.Config, c.StdinData) {
+		err = errors.Join(err, d.p.releaseFor(ctx, d.log, d.key(), r))
+	}
+	return err
+}
+
+func sameIPAM(a, b []byte) bool {
+	section := func(config []byte) string {
+		var c struct{ IPAM any }
+		_ = json.Unmarshal(config, &c) // what cannot be read has none
+		text, _ := json.Marshal(c.IPAM)
+		return string(text)
+	}
+	return section(a) == section(b)
 }
 
 // retire ends the attachment of an owner that is no more, as withdraw does, by what is on record of it. Addresses that
@@ -141,17 +163,49 @@ func (d *device) settle(ctx context.Context, r *Record, want vf.Settings, refuse
 	live, err := d.settleWhatCan(r, want, func(s vf.Settings) (vf.Settings, error) {
 		return d.host.Settle(ctx, d.pf, d.id.Index, s)
 	})
-	unseen := unseenBusy(live, refused, r.Wanted.MAC)
+	unseen := unseen(live, refused, r.Wanted.MAC)
 	if err != nil || unseen.IsEmpty() {
 		return err
 	}
-	for range 5 {
-		if err = errors.Join(d.host.WriteEach(d.pf, d.id.Index, unseen)...); err == nil || ctx.Err() != nil {
-			break
+	return settleUnseen(unseen, r.Baseline.spareMAC(), func(s vf.Settings) (err error) {
+		for range 5 {
+			if err = errors.Join(d.host.WriteEach(d.pf, d.id.Index, s)...); err == nil || ctx.Err() != nil {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
 		}
-		time.Sleep(100 * time.Millisecond)
+		return err
+	})
+}
+
+// settleUnseen writes what is left. Where the driver takes no zero MAC (be2net, cxgb4 and qede are such), the VF gets own in place
+// of the pod's, which must not go to the next one.
+func settleUnseen(left vf.Settings, own vf.MAC, write func(vf.Settings) error) error {
+	var errs []error
+	if left.MAC != nil {
+		err := write(vf.Settings{MAC: left.MAC})
+		if err != nil && !errors.Is(err, vf.ErrBusy) && write(vf.Settings{MAC: &own}) == nil {
+			err = nil
+		}
+		errs = append(errs, err)
+		left.MAC = nil
 	}
-	return err
+	if !left.IsEmpty() {
+		errs = append(errs, write(left))
+	}
+	return errors.Join(errs...)
+}
+
+// spareMAC is the VF's own, or any that nobody else has, of one whose own was never seen.
+func (b Baseline) spareMAC() (mac vf.MAC) {
+	if b.Netdev != nil && !b.Netdev.MAC.IsZero() {
+		return b.Netdev.MAC
+	}
+	for i := range mac {
+		mac[i] = byte(rand.Uint32())
+	}
+	mac[0] = mac[0]&^1 | 2 // of one station, and locally administered
+	return mac
 }
 
 // settleWhatCan leaves out what may wait, or can never be.
@@ -175,20 +229,20 @@ func (d *device) settleWhatCan(r *Record, want vf.Settings, settle func(vf.Setti
 	}
 }
 
-// unseenBusy is what a busy driver refused and nobody sees to be missing: what it does not show, and the pod's MAC, of which
-// Settle knows only that the VF may choose any.
-func unseenBusy(live vf.Settings, refused []error, pods *vf.MAC) (unseen vf.Settings) {
+// unseen is what a driver refused that can do it, because it is busy say, and nobody sees to be missing: what it does not show,
+// and the pod's MAC, of which Settle knows only that the VF may choose any.
+func unseen(live vf.Settings, refused []error, pods *vf.MAC) (left vf.Settings) {
 	for _, err := range refused {
 		no, ok := errors.AsType[*vf.Refused](err)
-		if !ok || !errors.Is(err, vf.ErrBusy) {
+		if !ok || errors.Is(err, vf.ErrUnsupported) {
 			continue
 		}
-		unseen = unseen.With(vf.Plan(no.Settings.Of(live), no.Settings))
+		left = left.With(vf.Plan(no.Settings.Of(live), no.Settings))
 		if mac := no.Settings.MAC; mac != nil && mac.IsZero() && live.MAC != nil && pods != nil && *live.MAC == *pods {
-			unseen.MAC = mac
+			left.MAC = mac
 		}
 	}
-	return unseen
+	return left
 }
 
 // rebound reports whether somebody has given the VF another driver since the record was opened, vfio-pci say, and may be

@@ -82,22 +82,86 @@ func TestSettleWhatCan(t *testing.T) {
 }
 
 // Only a busy driver is asked again for what it does not show: what it shows was seen, and what it does not know cannot be.
-func TestUnseenBusy(t *testing.T) {
+func TestUnseen(t *testing.T) {
 	pods := vf.MAC{2, 0, 0, 0, 0, 9}
 	live := vf.Settings{VLAN: &vf.Untagged, SpoofCheck: new(true), MAC: &pods}
 	busyMAC := []error{refused(vf.Settings{MAC: new(vf.MAC)}, unix.EBUSY)}
-	if got := unseenBusy(live, busyMAC, &vf.MAC{2, 0, 0, 0, 0, 8}); !got.IsEmpty() {
+	if got := unseen(live, busyMAC, &vf.MAC{2, 0, 0, 0, 0, 8}); !got.IsEmpty() {
 		t.Errorf("the VF has chosen a MAC, and %v is to be set", got)
 	}
-	if got := unseenBusy(live, busyMAC, &pods); got.MAC == nil || !got.MAC.IsZero() {
+	if got := unseen(live, busyMAC, &pods); got.MAC == nil || !got.MAC.IsZero() {
 		t.Errorf("the pod's MAC is still there, and %v is to be set", got)
 	}
-	got := unseenBusy(live, []error{
+	got := unseen(live, []error{
 		refused(vf.Settings{Trust: new(false)}, unix.EBUSY), refused(vf.Settings{SpoofCheck: new(false)}, unix.EBUSY),
-		refused(vf.Settings{LinkState: new(vf.LinkAuto)}, unix.EOPNOTSUPP),
+		refused(vf.Settings{LinkState: new(vf.LinkAuto)}, unix.EOPNOTSUPP), refused(vf.Settings{Rate: new(vf.Rate)}, unix.EIO),
 	}, nil)
-	if diff := cmp.Diff(vf.Settings{Trust: new(false)}, got); diff != "" {
+	if diff := cmp.Diff(vf.Settings{Trust: new(false), Rate: new(vf.Rate)}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A driver that takes no zero MAC gets the VF's own: the pod's must not go to the next one.
+func TestNoZeroMAC(t *testing.T) {
+	own, pods := vf.MAC{2, 0, 0, 0, 0, 1}, vf.MAC{2, 0, 0, 0, 0, 9}
+	for _, tt := range []struct {
+		name string
+		zero unix.Errno // what the driver says of it
+		own  unix.Errno
+		mac  vf.MAC // that it has then
+		err  error
+	}{
+		{"takes it", 0, 0, vf.MAC{}, nil},
+		{"takes none", unix.EINVAL, 0, own, nil},
+		{"is busy", unix.EBUSY, 0, pods, vf.ErrBusy},
+		{"is being reset", unix.EINVAL, unix.EINVAL, pods, vf.ErrInvalid},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			has, trust := pods, true
+			write := func(s vf.Settings) error {
+				if s.Trust != nil {
+					trust = *s.Trust
+				}
+				switch {
+				case s.MAC == nil:
+				case s.MAC.IsZero() && tt.zero != 0:
+					return refused(s, tt.zero)
+				case !s.MAC.IsZero() && tt.own != 0:
+					return refused(s, tt.own)
+				default:
+					has = *s.MAC
+				}
+				return nil
+			}
+			err := settleUnseen(vf.Settings{MAC: new(vf.MAC), Trust: new(false)}, own, write)
+			if !errors.Is(err, tt.err) || has != tt.mac || trust {
+				t.Errorf("error %v, MAC %v, trust %v; want %v, %v, false", err, has, trust, tt.err, tt.mac)
+			}
+		})
+	}
+	if mac := (Baseline{}).spareMAC(); mac.IsZero() || mac[0]&3 != 2 {
+		t.Errorf("%v for a VF whose own was never seen", mac)
+	}
+	if mac := (Baseline{Netdev: &vf.Netdev{MAC: own}}).spareMAC(); mac != own {
+		t.Errorf("%v, want %v", mac, own)
+	}
+}
+
+func TestSameIPAM(t *testing.T) {
+	const given = `{"type": "sriov", "ipam": {"type": "host-local", "subnet": "10.0.0.0/24"}}`
+	for _, tt := range []struct {
+		other string
+		same  bool
+	}{
+		{`{"vlan": 7, "ipam": {"subnet": "10.0.0.0/24", "type": "host-local"}}`, true},
+		{`{"type": "sriov", "ipam": {"type": "host-local", "subnet": "10.0.1.0/24"}}`, false},
+		{`{"type": "sriov", "ipam": {}}`, false},
+		{`{"type": "sriov"}`, false},
+		{`no JSON`, false},
+	} {
+		if got := sameIPAM([]byte(given), []byte(tt.other)); got != tt.same {
+			t.Errorf("%s: %v", tt.other, got)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/viaduct-sriov/viaduct/internal/sriov"
 	"github.com/viaduct-sriov/viaduct/internal/takeover/takeovertest"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
@@ -154,6 +155,23 @@ func TestTakeover(t *testing.T) {
 			t.Errorf("the dead pod's addresses are still taken: %v", l)
 		}
 		next.call("DEL", next.conf(d, nil)).must(t)
+		n.wantAsBefore(d, was)
+	})
+	t.Run("an operator restores it", func(t *testing.T) {
+		n.T = t
+		p := n.newPod()
+		was := p.attachedBySRIOVCNI(d)
+		if err := os.Remove(recordPath(d)); err != nil { // of the subtests before: nobody of ours has had this VF
+			t.Fatal(err)
+		}
+		plugin, log := inProcess()
+		if _, err := plugin.Restore(t.Context(), d.Address, false); !errors.Is(err, sriov.ErrLiving) {
+			t.Errorf("while its pod lives: %v", err)
+		}
+		p.kill()
+		if outcome, err := plugin.Restore(t.Context(), d.Address, false); outcome != sriov.PutBack || err != nil {
+			t.Errorf("it %s: %v\n%s", outcome, err, log)
+		}
 		n.wantAsBefore(d, was)
 	})
 	// A process id is given out again: its namespace is by now the host's own.
