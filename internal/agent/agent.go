@@ -74,8 +74,17 @@ func Run(ctx context.Context, c Config) error {
 			start := time.Now()
 			err := publisher.Report(ctx, r)
 			count("report", start, err)
+			if err != nil {
+				c.Log.Warn("Cannot publish network-status", "namespace", r.Pod.Namespace, "pod", r.Pod.Name, "err", err)
+			}
 			return err
 		},
+	}
+	alive := func(ctx context.Context) error {
+		if err := server.Alive(ctx, 4*time.Second); err != nil {
+			return fmt.Errorf("ask on the agent's own socket: %w", err)
+		}
+		return nil
 	}
 	ready := func() error {
 		if !kube.Synced() {
@@ -90,7 +99,7 @@ func Run(ctx context.Context, c Config) error {
 		if err != nil {
 			return fmt.Errorf("listen for metrics: %w", err)
 		}
-		g.Go(func() error { return serveHTTP(ctx, l, registry(kube, keeper), ready) })
+		g.Go(func() error { return serveHTTP(ctx, l, registry(kube, keeper), alive, ready) })
 	}
 	g.Go(func() error { return kube.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
@@ -113,6 +122,7 @@ func newKeeper(ctx context.Context, c Config, planner *Planner) *cniconf.Keeper 
 	}
 	if c.Node.HasDefault() {
 		k.Default = func() (cniconf.Default, error) { return planner.defaultNetwork(ctx) }
+		k.Changed = planner.Kube.definitionsChanged()
 	}
 	return k
 }

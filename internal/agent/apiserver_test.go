@@ -32,6 +32,7 @@ type doc = map[string]any
 // An apiServer stands in for the real one: it keeps objects, lists, watches, patches with the UID as a precondition,
 // counts what it is asked, and can be slow or away.
 type apiServer struct {
+	policy   string // refuses all patches, in these words
 	t        testing.TB
 	http     *httptest.Server
 	mu       sync.Mutex
@@ -340,6 +341,10 @@ func (s *apiServer) patch(w http.ResponseWriter, r *http.Request, key string) {
 	}
 	obj = clone(obj)
 	meta := obj["metadata"].(doc)
+	if s.policy != "" {
+		refuse(w, http.StatusUnprocessableEntity, "Invalid", s.policy)
+		return
+	}
 	if p.Metadata.UID != "" && p.Metadata.UID != meta["uid"] {
 		refuse(w, http.StatusUnprocessableEntity, "Invalid", "metadata.uid: field is immutable")
 		return

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/viaduct-sriov/viaduct/internal/agent/watch"
@@ -32,6 +34,10 @@ type StatusWriter struct {
 
 	mu     sync.Mutex
 	newest map[network.Pod]sandbox
+
+	said       map[string]string // of each record, what is wrong with it
+	reason     metav1.StatusReason
+	reasonSaid time.Time
 }
 
 // A sandbox is one record of a pod. While an old one waits for its DEL, a pod has several; the newest speaks for it.
@@ -42,7 +48,7 @@ type sandbox struct {
 
 // Run follows the folder until ctx ends.
 func (w *StatusWriter) Run(ctx context.Context) error {
-	w.newest = map[network.Pod]sandbox{}
+	w.newest, w.said = map[network.Pod]sandbox{}, map[string]string{}
 	if w.Settle == 0 {
 		w.Settle = reportBudget + time.Second
 	}
@@ -94,52 +100,77 @@ func (w *StatusWriter) work(ctx context.Context, queue workqueue.TypedRateLimiti
 		if down {
 			return
 		}
-		err := w.publish(ctx, key)
-		switch {
-		case errors.Is(err, ErrAPI) && ctx.Err() == nil:
+		early, err := w.publish(ctx, key)
+		if ctx.Err() == nil {
+			w.say(key, err)
+		}
+		if errors.Is(err, ErrAPI) && ctx.Err() == nil {
 			queue.AddRateLimited(key)
-		case err != nil && ctx.Err() == nil:
-			w.Log.Warn("Cannot publish network-status", "container", key, "err", err)
-			queue.Forget(key)
-		default:
+		} else {
 			queue.Forget(key)
 		}
+		if early > 0 {
+			queue.AddAfter(key, early)
+		}
 		queue.Done(key)
+	}
+}
+
+// say logs what keeps a status from being published: what is wrong with one record once, and what the API server answers to many
+// once a minute.
+func (w *StatusWriter) say(key string, err error) {
+	switch {
+	case err == nil:
+		delete(w.said, key)
+	case errors.Is(err, errNotSynced):
+	case errors.Is(err, ErrAPI):
+		if reason := apierrors.ReasonForError(err); reason != w.reason || time.Since(w.reasonSaid) > time.Minute {
+			w.reason, w.reasonSaid = reason, time.Now()
+			w.Log.Warn("Cannot publish network-status, trying again; others may fail, too", "container", key, "err", err)
+		}
+	case w.said[key] != err.Error():
+		w.said[key] = err.Error()
+		w.Log.Warn("Cannot publish network-status", "container", key, "err", err)
 	}
 }
 
 // errNotSynced is an ErrAPI: without the pods, one cannot see which of them lack a status.
 var errNotSynced = fmt.Errorf("%w: this node's pods are not known yet", ErrAPI)
 
-func (w *StatusWriter) publish(ctx context.Context, key string) error {
+// publish publishes the status of one container; early is how long it is yet the stub's to do so.
+func (w *StatusWriter) publish(ctx context.Context, key string) (early time.Duration, err error) {
 	record, written, err := w.read(key)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, journal.ErrNotExist) {
 		w.forget(key)
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if record.Phase != delegate.Added || !w.isNewest(record.Pod, sandbox{key, written}) {
-		return nil
+		return 0, nil
+	}
+	if early = w.Settle - time.Since(written); early > 0 && early <= w.Settle { // else the clock was set
+		return early, nil
 	}
 	if !w.Publisher.Kube.pods.HasSynced() {
-		return errNotSynced
+		return 0, errNotSynced
 	}
 	if w.Publisher.Kube.cachedPod(record.Pod) == nil {
-		return nil // gone; or so new that the next look comes soon enough
+		return 0, nil // gone; or so new that the next look comes soon enough
 	}
 	status, err := record.NetworkStatus()
 	if err != nil {
-		return fmt.Errorf("make network-status of container %s: %w", key, err)
+		return 0, fmt.Errorf("make network-status of container %s: %w", key, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	err = w.Publisher.Publish(ctx, record.Pod, status)
 	if errors.Is(err, ErrReplaced) {
-		return nil
+		w.Log.Debug("No network-status for a pod that is no more", "container", key, "err", err)
+		return 0, nil
 	}
-	return err
+	return 0, err
 }
 
 func (w *StatusWriter) read(key string) (r *delegate.Record, written time.Time, err error) {

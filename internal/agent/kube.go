@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -130,6 +131,21 @@ func (k *Kube) Run(ctx context.Context) error {
 // Synced reports whether both informers have seen everything once.
 func (k *Kube) Synced() bool { return k.pods.HasSynced() && k.nads.HasSynced() }
 
+// definitionsChanged has an element when some have been added, changed or deleted since somebody looked.
+func (k *Kube) definitionsChanged() <-chan struct{} {
+	changed := make(chan struct{}, 1)
+	say := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	_, _ = k.nads.AddEventHandler(cache.ResourceEventHandlerFuncs{ // it fails after the informer has stopped
+		AddFunc: func(any) { say() }, UpdateFunc: func(any, any) { say() }, DeleteFunc: func(any) { say() },
+	})
+	return changed
+}
+
 // keptAnnotations are what the agent reads of a pod.
 var keptAnnotations = []string{
 	network.NetworksAnnotation, network.DefaultNetworkAnnotation, network.StatusAnnotation, mirrorAnnotation,
@@ -176,10 +192,18 @@ func trimDefinition(obj any) (any, error) {
 	}, nil
 }
 
+// cachedDefinition returns a definition that the informer knows; known is false while it may not know all.
+func (k *Kube) cachedDefinition(ref network.Reference) (d *network.Definition, known bool) {
+	if obj, ok, _ := k.nads.GetStore().GetByKey(ref.String()); ok {
+		return obj.(*definition).parsed, true
+	}
+	return nil, k.nads.HasSynced()
+}
+
 // Definition returns a definition; nil if the cluster has none of that name. The error wraps ErrAPI.
 func (k *Kube) Definition(ctx context.Context, ref network.Reference) (*network.Definition, error) {
-	if obj, ok, _ := k.nads.GetStore().GetByKey(ref.String()); ok {
-		return obj.(*definition).parsed, nil
+	if d, _ := k.cachedDefinition(ref); d != nil {
+		return d, nil
 	}
 	// Many pods that start at once often wait for the same new definition.
 	got, err, _ := k.flight.Do(ref.String(), func() (any, error) {
@@ -257,7 +281,8 @@ func (k *Kube) PatchStatus(ctx context.Context, pod network.Pod, status json.Raw
 	switch {
 	case err == nil:
 		return nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err), apierrors.IsInvalid(err):
+	// A policy's refusal, or an annotation that is too long for it, is Invalid, too.
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err), apierrors.IsInvalid(err) && strings.Contains(err.Error(), "metadata.uid"):
 		return fmt.Errorf("%w: publish network-status of pod %s/%s (%s): %w", ErrReplaced, pod.Namespace, pod.Name, pod.UID, err)
 	default:
 		return fmt.Errorf("%w: publish network-status of pod %s/%s: %w", ErrAPI, pod.Namespace, pod.Name, err)

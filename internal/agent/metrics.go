@@ -91,17 +91,18 @@ func registry(kube *Kube, keeper *cniconf.Keeper) *prometheus.Registry {
 	return r
 }
 
-// serveHTTP answers /healthz while the process lives, /readyz while ready returns nil, and /metrics.
-func serveHTTP(ctx context.Context, l net.Listener, metrics prometheus.Gatherer, ready func() error) error {
+// serveHTTP answers /healthz while alive returns nil, /readyz while ready does, and /metrics.
+func serveHTTP(ctx context.Context, l net.Listener, metrics prometheus.Gatherer, alive func(context.Context) error, ready func() error) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
+	answer := func(w http.ResponseWriter, err error) {
+		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
-	})
+	}
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { answer(w, alive(r.Context())) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, ready()) })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -41,6 +42,7 @@ func TestMultusDefaultNetworksByEachName(t *testing.T) {
 		writeFile(t, filepath.Join(more, "2.conf"), `{"cniVersion":"1.0.0","name":"two","type":"dummy"}`, 0o600)
 		n.config.Node = nodeConfig(t, n, `{"multusNamespace":"shop","defaultNetworks":["side","disk","NODE/more","NODE/more/2.conf"]}`)
 	})
+	n.waitCached(t, pod1, networks("shop/a")) // what is on disk, too, is asked of nobody
 	for namespace, want := range map[string][]string{
 		"shop":        {"shop/side net1", "disk net2", "one net3", "two net4", "shop/a net5"},
 		"kube-system": {"shop/a net1"},
@@ -93,6 +95,37 @@ func TestMultusClusterNetworkByEachName(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A default network that is a definition of the cluster follows its changes, and one that is on disk needs no API server.
+func TestClusterNetworkFollows(t *testing.T) {
+	n := startNode(t, func(n *node) {
+		n.api.putNAD("cluster", "", `{"cniVersion":"1.0.0","type":"flannel"}`)
+		n.config.Node = nodeConfig(t, n, `{"multusNamespace":"shop","clusterNetwork":"cluster"}`)
+	})
+	time.Sleep(time.Second) // for the file that was written is a change of its folder, after which it looks again
+	n.api.putNAD("cluster", "", `{"cniVersion":"1.0.0","type":"calico"}`)
+	began := time.Now()
+	eventually(t, func() error {
+		conf, err := os.ReadFile(filepath.Join(n.config.ConfDir, cniconf.FileName))
+		if err == nil && !strings.Contains(string(conf), "calico") {
+			err = fmt.Errorf("after %s: %s", time.Since(began), conf)
+		}
+		return err
+	})
+	if took := time.Since(began); took > 20*time.Second { // by itself it looks every 30 s
+		t.Errorf("it took %s", took)
+	}
+	away := newNode(t, func(n *node) {
+		writeFile(t, filepath.Join(n.config.NetworksDir, "1.conf"), `{"cniVersion":"1.0.0","name":"on-disk","type":"ptp"}`, 0o600)
+		n.config.Node = nodeConfig(t, n, `{"multusNamespace":"shop","clusterNetwork":"on-disk"}`)
+		n.api.goAway()
+	})
+	away.run(t)
+	eventually(t, func() error {
+		_, err := os.Stat(filepath.Join(away.config.ConfDir, cniconf.FileName))
+		return err
+	})
 }
 
 // The file's binDir reaches meta-cni in the runtime's configuration, and its readinessindicatorfile holds that configuration

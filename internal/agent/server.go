@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,10 +32,11 @@ const (
 
 // A Server answers the stub on a unix socket.
 type Server struct {
-	Path   string
-	Plan   func(context.Context, agentapi.Plan) (*network.Plan, error)
-	Report func(context.Context, agentapi.Report) error
-	Log    *slog.Logger
+	Path     string
+	Plan     func(context.Context, agentapi.Plan) (*network.Plan, error)
+	Report   func(context.Context, agentapi.Report) error
+	Log      *slog.Logger
+	answered atomic.Int64 // when a request was last answered, in nanoseconds since 1970
 	// Look replaces, if not 0, how often the server looks whether its socket is where stubs find it: 5 s.
 	Look time.Duration
 }
@@ -95,6 +97,18 @@ func (s *Server) accept(ctx context.Context, l *net.UnixListener, free chan stru
 			}
 		})
 	}
+}
+
+// Alive asks for an answer on the socket, as a stub does, for a wait. An agent that has answered others within a minute, and has
+// many to answer, is alive, too.
+func (s *Server) Alive(ctx context.Context, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	err := agentapi.Client{Socket: s.Path}.Ping(ctx)
+	if err != nil && time.Since(time.Unix(0, s.answered.Load())) < time.Minute {
+		return nil
+	}
+	return err
 }
 
 // isLost reports whether no stub can reach an agent any more: there is no socket, or one of which nobody accepts. A living agent
@@ -158,8 +172,8 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) (err error) {
 	if err := conn.SetDeadline(time.Now().Add(frameWait)); err != nil {
 		return fmt.Errorf("set a deadline: %w", err)
 	}
-	var req agentapi.Request
-	if err := agentapi.ReadFrame(conn, &req); err != nil {
+	req, err := agentapi.ReadRequest(conn)
+	if err != nil {
 		return fmt.Errorf("read the request: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
@@ -171,6 +185,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) (err error) {
 	if err := agentapi.WriteFrame(conn, answer); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
+	s.answered.Store(time.Now().UnixNano())
 	return nil
 }
 

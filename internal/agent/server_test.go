@@ -157,6 +157,12 @@ func TestServerRefuses(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a stub whose questions have another form", func(t *testing.T) {
+		r, err := say(t, frame(map[string]any{"version": agentapi.Version + 1, "plan": []int{1}}))
+		if err != nil || r.Error == nil || !strings.Contains(r.Error.Error(), "an upgrade is under way") {
+			t.Errorf("got %+v, %v", r, err)
+		}
+	})
 	for name, data := range map[string][]byte{
 		"an impossible length": binary.BigEndian.AppendUint32(nil, 1<<31),
 		"cut short":            frame(agentapi.Request{Version: 1})[:10],
@@ -173,6 +179,32 @@ func TestServerRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a liveness probe asks is what a stub would get.
+func TestServerIsAlive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	s := &Server{Path: path, Plan: answerPlan}
+	if err := s.Alive(t.Context(), 100*time.Millisecond); err == nil {
+		t.Error("it is alive before it listens")
+	}
+	deaf, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Alive(t.Context(), 100*time.Millisecond); err == nil {
+		t.Error("it is alive though nobody accepts")
+	}
+	s.answered.Store(time.Now().UnixNano())
+	if err := s.Alive(t.Context(), 100*time.Millisecond); err != nil {
+		t.Errorf("busy: %v", err)
+	}
+	s.answered.Store(0)
+	if err := deaf.Close(); err != nil {
+		t.Fatal(err)
+	}
+	startServer(t, s)
+	eventually(t, func() error { return s.Alive(t.Context(), time.Second) })
 }
 
 // The kernel's word on who connected holds even where somebody opened the socket to all.

@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +27,25 @@ type journalist struct {
 	api *apiServer
 	dir string
 	pub *Publisher
+	log said
+}
+
+// said is what is logged.
+type said struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *said) count(words string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Count(s.text.String(), words)
 }
 
 func startStatusWriter(t *testing.T) *journalist {
@@ -34,7 +56,7 @@ func startStatusWriter(t *testing.T) *journalist {
 		t.Fatal(err)
 	}
 	j.pub = &Publisher{Kube: kube}
-	w := &StatusWriter{Dir: j.dir, Publisher: j.pub, Log: testLog(t), Settle: 20 * time.Millisecond, Period: 200 * time.Millisecond}
+	w := &StatusWriter{Dir: j.dir, Publisher: j.pub, Log: slog.New(slog.NewTextHandler(io.MultiWriter(testWriter{t}, &j.log), nil)), Settle: 20 * time.Millisecond, Period: 200 * time.Millisecond}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 2)
 	go func() { done <- kube.Run(ctx) }()
@@ -147,6 +169,47 @@ func TestStatusWaitsForTheAPIServer(t *testing.T) {
 	})
 	j.api.comeBack()
 	j.wantStatus(t, pod1, "192.0.2.9")
+}
+
+// What the API server does not let through is said, once, and tried until it does.
+func TestStatusRefusedByAPolicy(t *testing.T) {
+	j := startStatusWriter(t)
+	j.api.set(func() { j.api.policy = "pods are not to be annotated on Sundays" })
+	j.api.putPod(pod1, nil)
+	j.record(t, "c1", pod1, delegate.Added, "192.0.2.1/24")
+	tries := 0
+	eventually(t, func() error {
+		if tries += len(j.api.requests()); tries < 2 {
+			return fmt.Errorf("%d tries", tries)
+		}
+		return nil
+	})
+	if n := j.log.count("on Sundays"); n != 1 {
+		t.Errorf("it was said %d times", n)
+	}
+	j.api.set(func() { j.api.policy = "" })
+	j.wantStatus(t, pod1, "192.0.2.1")
+}
+
+// A record that was just written is the stub's to report yet.
+func TestStatusIsNotEarly(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "pods")
+	kube, err := NewKube(newAPIServer(t).config(), "node-1", testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &StatusWriter{Dir: dir, Publisher: &Publisher{Kube: kube}, Log: testLog(t), Settle: time.Hour, newest: map[network.Pod]sandbox{}}
+	j := &journalist{dir: dir}
+	j.record(t, "c1", pod1, delegate.Added, "192.0.2.1/24")
+	if early, err := w.publish(t.Context(), "c1"); early < 59*time.Minute || err != nil {
+		t.Errorf("it is to wait for %s, %v", early, err)
+	}
+	if err := os.Chtimes(filepath.Join(dir, "c1.json"), time.Time{}, time.Now().Add(-2*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if early, err := w.publish(t.Context(), "c1"); early != 0 || !errors.Is(err, errNotSynced) {
+		t.Errorf("later it is to wait for %s, %v", early, err)
+	}
 }
 
 // While an old sandbox waits for its DEL, the newest record speaks for the pod, whichever is looked at last.

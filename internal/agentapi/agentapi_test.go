@@ -142,6 +142,7 @@ func TestClientPlan(t *testing.T) {
 		"a refusal":                  {answers: []string{answer(t, Response{Version: Version, Error: refusal})}, code: 7},
 		"an agent one newer":         {answers: []string{answer(t, Response{Version: Version + 1, Plan: plan})}, code: 11},
 		"an agent one older":         {answers: []string{answer(t, Response{Version: Version - 1, Plan: plan})}, code: 11},
+		"a newer one, another form":  {answers: []string{frameOf(`{"version":2,"plan":[1],"error":{"code":"x"}}`)}, code: 11},
 		"keys of a later release":    {answers: []string{frameOf(`{"version":1,"later":{"x":1},"plan":{"pod":{},"later":1,"attachments":[{"name":"a/b","ifName":"net1","config":{},"later":[]}]}}`)}, plan: plan},
 		"a newer agent that says so": {answers: []string{answer(t, Response{Version: 99, Error: refusal})}, code: 7},
 		"no plan":                    {answers: []string{answer(t, Response{Version: Version})}, is: ErrUnavailable},

@@ -57,6 +57,15 @@ func (c Client) Report(ctx context.Context, r Report) error {
 	return err
 }
 
+// Ping returns nil if an agent answers, of whatever version.
+func (c Client) Ping(ctx context.Context) error {
+	question, err := encode(Request{})
+	if err == nil {
+		_, err = c.askOnce(ctx, question, AnswerWait)
+	}
+	return err
+}
+
 // ask tries again while the agent is missing, or goes away in the middle: both questions may be asked twice.
 func (c Client) ask(ctx context.Context, req Request) (*Response, error) {
 	question, err := encode(req)
@@ -120,11 +129,7 @@ func (c Client) askOnce(ctx context.Context, question []byte, answerWait time.Du
 	if err := send(conn, question); err != nil {
 		return nil, err
 	}
-	resp = new(Response)
-	if err := ReadFrame(conn, resp); err != nil {
-		return nil, err
-	}
-	return resp, nil
+	return readResponse(conn)
 }
 
 // check finds a refusal, and an answer of a version that this build would misread. During an upgrade either side may be

@@ -3,6 +3,7 @@ package cniconf
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,6 +29,8 @@ type Keeper struct {
 	Log             *slog.Logger
 	// Default finds the node's own network; nil: Find does, in ConfDir.
 	Default func() (Default, error)
+	// Changed, unless nil, has an element when Default may find another one.
+	Changed <-chan struct{}
 	// ReadyFile, unless empty, is there when the node's own network is ready: ours is not written before.
 	ReadyFile string
 	// Options go into our file.
@@ -118,6 +121,11 @@ func (k *Keeper) wait(ctx context.Context, watcher *watch.Folders, settle, perio
 				changed = true
 				timer.Reset(settle)
 			}
+		case <-k.Changed:
+			if !changed {
+				changed = true
+				timer.Reset(settle)
+			}
 		case err := <-watcher.Errors(): // an overflow
 			k.Log.Warn("Missed changes of the CNI folders; looking at all of them", "err", err)
 			return true
@@ -159,7 +167,7 @@ func (k *Keeper) reconcile() (wrote string, skipped []error, err error) {
 	}
 	d, skipped, err := k.find()
 	if err == nil {
-		err = k.passedOver(d)
+		err = k.passedOver(d, skipped)
 	}
 	if err != nil {
 		return "", skipped, errors.Join(err, k.restore())
@@ -184,8 +192,17 @@ func (k *Keeper) reconcile() (wrote string, skipped []error, err error) {
 
 // passedOver refuses another default network while the file of the one that pods have is there, before it, and cannot be read: it
 // is being written, or broken. Without us the runtime would start no pod then; with us they must not start in another network.
-func (k *Keeper) passedOver(d Default) error {
-	if k.Default != nil || k.from == "" || d.File <= k.from {
+func (k *Keeper) passedOver(d Default, skipped []error) error {
+	switch {
+	case k.Default != nil:
+		return nil
+	case k.from == "": // the first look: what the pods of before have is in our file
+		if len(skipped) > 0 && k.isOfAnother(d) {
+			return fmt.Errorf("%w: %s was made of another network than %s, and stays as it is until what comes before that is mended or removed: %w",
+				ErrNoDefault, FileName, d.File, errors.Join(skipped...))
+		}
+		return nil
+	case d.File <= k.from:
 		return nil
 	}
 	if _, err := os.Stat(filepath.Join(k.ConfDir, k.from)); err != nil {
@@ -193,6 +210,20 @@ func (k *Keeper) passedOver(d Default) error {
 	}
 	return fmt.Errorf("%w: %s, of which %s was made, cannot be read any more; %s stays as it is until that is mended or removed",
 		ErrNoDefault, k.from, FileName, FileName)
+}
+
+// isOfAnother reports whether our file is there and was made of another network than d.
+func (k *Keeper) isOfAnother(d Default) bool {
+	type named struct{ Name string }
+	var ours struct {
+		Plugins []struct{ Delegates []named }
+	}
+	var now named
+	data, err := os.ReadFile(filepath.Join(k.ConfDir, FileName))
+	if err = errors.Join(err, json.Unmarshal(data, &ours), json.Unmarshal(d.List, &now)); err != nil {
+		return false
+	}
+	return len(ours.Plugins) == 1 && len(ours.Plugins[0].Delegates) == 1 && ours.Plugins[0].Delegates[0] != now
 }
 
 // restore puts our file back as it was while it is not known what it should be. Without it the runtime would use another

@@ -352,6 +352,10 @@ func TestKeeperPassesNoDefaultOver(t *testing.T) {
 		{"whole", func() error { return nil }, nil, "cbr0"},
 		{"broken", func() error { return os.WriteFile(cluster, []byte(`{"name"`), 0o600) }, ErrNoDefault, "cbr0"},
 		{"still", func() error { return nil }, ErrNoDefault, "cbr0"},
+		{"agent restarted", func() error {
+			k.Keeper = &Keeper{ConfDir: k.ConfDir, BinDir: k.BinDir, Log: k.Log}
+			return nil
+		}, ErrNoDefault, "cbr0"},
 		{"whole again", func() error { return os.WriteFile(cluster, []byte(strings.ReplaceAll(flannel, "cbr0", "cbr1")), 0o600) }, nil, "cbr1"},
 		{"gone", func() error { return os.Remove(cluster) }, nil, "podman"},
 	} {
