@@ -17,7 +17,7 @@ import (
 )
 
 // TestPods runs what users run, side by side, as a pod takes half a minute here: three pods with a VF each, one of them with
-// every key that the standard has, and one that asks for nothing.
+// every key that the standard has; and before them one that asks for nothing.
 func TestPods(t *testing.T) {
 	leaveNothing(t)
 	const mac = "02:00:00:00:64:01"
@@ -25,17 +25,27 @@ func TestPods(t *testing.T) {
 	b := pod{name: "b", networks: "vlan100", vfs: 1}
 	keys := pod{name: "keys", networks: allKeys, vfs: 1}
 	plain := pod{name: "plain"}
-	pods := []pod{a, b, keys, plain}
+	before := plans(t)
+	plain.create(t)
+	plain.running(t)
+	// The runtime passed its annotations on, and they say that it needs nothing.
+	if diff := cmp.Diff(before, plans(t)); diff != "" {
+		t.Errorf("for a pod without networks of its own the agent was asked (-before +now):\n%s", diff)
+	}
+	pods := []pod{a, b, keys}
 	for _, p := range pods {
 		p.create(t)
 	}
 	for _, p := range pods {
 		p.running(t)
 	}
+	if cmp.Equal(before, plans(t)) {
+		t.Error("nor was it for the others: this shows nothing")
+	}
 	t.Run("VF", func(t *testing.T) { a.hasVF(t, mac) })
 	t.Run("other VFs", func(t *testing.T) {
 		want, now := maps.Clone(baseline.VFs), mustLook(t).VFs
-		for _, p := range []pod{a, b, keys} {
+		for _, p := range pods {
 			for _, address := range p.devices(t) {
 				delete(now, address)
 				delete(want, address)
@@ -71,7 +81,7 @@ func TestPods(t *testing.T) {
 		waiting.create(t)
 		waiting.event(t, "FailedScheduling", "Insufficient "+resource)
 		waiting.unschedulable(t, "Insufficient "+resource)
-		for _, p := range []pod{a, b, keys} {
+		for _, p := range pods {
 			p.remove(t.Context(), t)
 		}
 		waiting.running(t)

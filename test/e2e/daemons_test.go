@@ -71,12 +71,15 @@ func catch(t *testing.T, name string, ok func(pid int) bool) {
 
 // pluginIsReady asks where the kubelet does.
 func pluginIsReady(ctx context.Context) error {
-	_, err := askPlugin(ctx, "readyz")
+	_, err := ask(ctx, pluginPort, "readyz")
 	return err
 }
 
-func askPlugin(ctx context.Context, path string) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9808/"+path, nil)
+// Where the daemons say how they are.
+const pluginPort, agentPort = 9808, 9478
+
+func ask(ctx context.Context, port int, path string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/%s", port, path), nil)
 	if err != nil {
 		return "", err
 	}
@@ -87,9 +90,24 @@ func askPlugin(ctx context.Context, path string) (string, error) {
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("the device plugin's /%s: %s: %s", path, response.Status, text)
+		err = fmt.Errorf("port %d, /%s: %s: %s", port, path, response.Status, text)
 	}
 	return string(text), err
+}
+
+// plans are how often stubs have asked the agent for a pod's networks, line by line.
+func plans(t *testing.T) (lines []string) {
+	t.Helper()
+	text, err := ask(t.Context(), agentPort, "metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "viaduct_agent_requests_total{") && strings.Contains(line, `kind="plan"`) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // container is what must not change of a pod's container while it runs.

@@ -161,8 +161,8 @@ func isFree(path string) bool {
 	return err == nil && json.Unmarshal(data, &file) == nil && file.Record.Phase == "free"
 }
 
-// stateFiles lists what is there, but for what is kept for good, once per network or per VF: locks, the address that an
-// IPAM plugin gave last, the record that says that a VF is as it should be.
+// stateFiles lists what is there, but for what is kept for good, once per node, network or VF: locks, when the last sweep was,
+// the address that an IPAM plugin gave last, the record that says that a VF is as it should be.
 func stateFiles() ([]string, error) {
 	var files []string
 	for _, folder := range stateFolders {
@@ -172,7 +172,7 @@ func stateFiles() ([]string, error) {
 				return nil
 			case err != nil:
 				return err
-			case d.IsDir(), name == "lock", strings.HasPrefix(name, "last_reserved_ip"):
+			case d.IsDir(), name == "lock", strings.HasPrefix(name, "last_reserved_ip"), filepath.Dir(path) == "/run/viaduct/pods/sweep":
 				return nil
 			case filepath.Dir(path) == vfRecords && (strings.HasSuffix(name, ".lock") || isFree(path)):
 				return nil

@@ -144,7 +144,7 @@ func writePools(t *testing.T, pools string) (before string) {
 // configHasFaults asks the device plugin whether its configuration has any.
 func configHasFaults(want bool) func(context.Context) error {
 	return func(ctx context.Context) error {
-		text, err := askPlugin(ctx, "metrics")
+		text, err := ask(ctx, pluginPort, "metrics")
 		if err != nil {
 			return err
 		}
