@@ -132,10 +132,10 @@ func (d *device) inUse(r *Record) error {
 	if path == "" {
 		return nil
 	}
-	// By what it is: a runtime's /var/run is found as /run here, or by way of a process. In the pod's own, too, there is somebody:
-	// only the name on record has gone.
+	// By what it is: a runtime's /var/run is found as /run here, or by way of a process. In the pod's own, too, there is somebody,
+	// though the path on record has gone, unless its DEL was on the way.
 	id, err := identify(path)
-	if err == nil && (id != r.Netns.ID || !r.Alive()) {
+	if err == nil && (id != r.Netns.ID || r.Phase != Removing) {
 		err = ErrLiving
 	}
 	if err != nil {
