@@ -3,11 +3,15 @@
 package sriov_test
 
 import (
+	"errors"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/viaduct-sriov/viaduct/internal/sriov"
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
 
@@ -48,6 +52,48 @@ func TestOwner(t *testing.T) {
 	young.call("DEL", young.conf(d, full())).must(t)
 	if diff := cmp.Diff(before, n.state(d)); diff != "" {
 		t.Errorf("after DEL: %s", diff)
+	}
+}
+
+// A namespace whose path has gone may have somebody in it: nobody's VF is put back under him without force.
+func TestOwnerWhosePathIsGone(t *testing.T) {
+	n := newNode(t)
+	d := n.vfs[0]
+	before := n.state(d)
+	p := n.newPod()
+	p.call("ADD", p.conf(d, full())).must(t)
+	process := ipCommand("netns", "exec", p.ns, "cat") // until its input ends
+	input, err := process.StdinPipe()
+	if err == nil {
+		err = process.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = input.Close() })
+	_, err = eventually(func() (string, error) {
+		pids := n.ip("netns", "pids", p.ns)
+		if !strings.Contains(pids, strconv.Itoa(process.Process.Pid)) {
+			return "", errors.New("the process is not in the pod yet: " + pids)
+		}
+		return pids, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.kill()
+	plugin, log := inProcess()
+	if _, err := plugin.Restore(t.Context(), d.Address, false); !errors.Is(err, sriov.ErrLiving) {
+		t.Errorf("while a process has it: %v\n%s", err, log)
+	}
+	if err := errors.Join(input.Close(), process.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	if outcome, err := plugin.Restore(t.Context(), d.Address, false); outcome != sriov.PutBack || err != nil {
+		t.Errorf("afterwards it %s: %v\n%s", outcome, err, log)
+	}
+	if err := n.leftovers(d, before); err != nil {
+		t.Error(err)
 	}
 }
 
