@@ -97,7 +97,7 @@ func TestConfigure(t *testing.T) {
 // A pod's other interfaces keep their routes, though they are the same: without ours there is still a way out.
 func TestConfigureLeavesOthersRoutes(t *testing.T) {
 	ns, net1 := thisNetns(t)
-	ip(t, "link add eth0 type dummy", "link set eth0 up", "addr add 10.1.0.5/24 dev eth0", "addr add fd00:1::5/64 dev eth0 nodad",
+	ip(t, "link add eth0 type veth peer name other", "link set other up", "link set eth0 up", "addr add 10.1.0.5/24 dev eth0", "addr add fd00:1::5/64 dev eth0 nodad",
 		"route add default via 10.1.0.1 dev eth0", "-6 route add default via fd00:1::1 dev eth0")
 	ips := []*types100.IPConfig{address(t, "10.9.0.7/24", "10.9.0.1"), address(t, "fd00:9::7/64", "fd00:9::1")}
 	if err := Configure(ns, net1, ips, []*types.Route{route(t, "0.0.0.0/0", ""), route(t, "::/0", "")}); err != nil {
