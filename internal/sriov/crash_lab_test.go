@@ -10,6 +10,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -17,7 +18,10 @@ import (
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 )
 
-var crashFull = flag.Bool("crash-full", false, "every point with every recovery, instead of one each in rotation")
+var (
+	crashFull = flag.Bool("crash-full", false, "every point with every recovery, instead of one each in rotation")
+	crashTurn = flag.Int("crash-turn", int(time.Now().Unix()/86400), "where the rotation begins; each day has its own")
+)
 
 // A scenario is a verb that is to be killed, and what has led to it.
 type scenario struct {
@@ -30,7 +34,7 @@ type scenario struct {
 	only   string              // kill only at points that say so
 	child  bool                // the IPAM plugin is killed, not ours
 	// CI kills before each call only, as after it is before the next. It reboots after no rare one, and kills sampled ones at
-	// every third point.
+	// every third point: in three days at all.
 	rare, sampled bool
 }
 
@@ -94,7 +98,7 @@ func TestKilledAnywhere(t *testing.T) {
 	if ran == len(scenarios()) && all.tried < leastPoints {
 		t.Errorf("%d points are fewer than there were once, %d: the tracer misses some", all.tried, leastPoints)
 	}
-	t.Logf("in all: %d points tried, %d VFs lost", all.tried, all.lost)
+	t.Logf("in all: %d points tried, %d VFs lost (-crash-turn %d)", all.tried, all.lost, *crashTurn)
 }
 
 // leastPoints is somewhat less than CI tries, so that an ADD or a DEL may come to do less.
@@ -102,18 +106,19 @@ const leastPoints = 100
 
 type score struct{ tried, lost int }
 
-// rotation goes on from scenario to scenario, so that each recovery comes after every kind of kill.
+// rotation goes on from scenario to scenario, and from day to day, so that each recovery comes after every kind of kill.
 var rotation int
 
 func everywhere(n *node, d *pci.Device, sc scenario) (all score) {
 	n.Helper()
 	was := n.state(d)
 	defer n.unname(d)
-	step := 1
+	at, step := 1, 1
 	if sc.sampled && !*crashFull {
 		step = 3
+		at += *crashTurn % step
 	}
-	for at := 1; ; at += step {
+	for ; ; at += step {
 		ended := true
 		for _, after := range []bool{false, true} {
 			if after && !*crashFull {
@@ -125,7 +130,7 @@ func everywhere(n *node, d *pci.Device, sc scenario) (all score) {
 					todo = todo[:len(todo)-reboots] // they take seconds
 				}
 				rotation++
-				todo = todo[rotation%len(todo):][:1]
+				todo = todo[(*crashTurn+rotation)%len(todo):][:1]
 			}
 			for _, r := range todo {
 				s := &site{node: n, scenario: sc, d: d, was: was}
@@ -147,7 +152,10 @@ func everywhere(n *node, d *pci.Device, sc scenario) (all score) {
 				}
 			}
 		}
-		if ended {
+		switch {
+		case ended && all.tried == 0 && at > 1:
+			at = 1 - step // it has fewer points than that
+		case ended:
 			return all // it ran to its end before its point number at
 		}
 	}
