@@ -32,7 +32,6 @@ type doc = map[string]any
 // An apiServer stands in for the real one: it keeps objects, lists, watches, patches with the UID as a precondition,
 // counts what it is asked, and can be slow or away.
 type apiServer struct {
-	policy   string // refuses all patches, in these words
 	t        testing.TB
 	http     *httptest.Server
 	mu       sync.Mutex
@@ -45,6 +44,7 @@ type apiServer struct {
 	away     bool
 	expired  bool            // no version that a watch could go on from is remembered
 	hidden   map[string]bool // objects that lists and watches leave out, as if the informer were late
+	policy   string          // refuses all patches, in these words
 }
 
 func newAPIServer(t testing.TB) *apiServer {

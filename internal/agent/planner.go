@@ -91,39 +91,25 @@ func (p *Planner) definition(ctx context.Context, ref network.Reference) (*netwo
 		}
 		return ondisk.At(ref.Name)
 	}
-	if p.Node.Names(ref) {
-		return p.named(ctx, ref)
+	// Every pod gets what the node's configuration names, so where the informer knows all, what it lacks is not asked for: it is on
+	// disk. While it does not, what is there needs no API server either.
+	named := p.Node.Names(ref)
+	d, known := p.Kube.cachedDefinition(ref)
+	var err error
+	if d == nil && (!named || !known) {
+		d, err = p.Kube.Definition(ctx, ref)
 	}
-	d, err := p.Kube.Definition(ctx, ref)
 	switch {
-	case err != nil:
-		return nil, err
+	case d == nil && named:
+		here, missing := p.OnDisk.Named(ref.Name)
+		if err != nil && (missing != nil || here == nil) {
+			return nil, err
+		}
+		return here, missing
 	case d != nil && d.OnDisk():
 		return p.OnDisk.Complete(d)
 	}
-	return d, nil
-}
-
-// named finds a definition that the node's configuration names: in the cluster, or else on disk. Every pod gets it, so one that the
-// informer does not know is not asked for: what is on disk needs no API server.
-func (p *Planner) named(ctx context.Context, ref network.Reference) (*network.Definition, error) {
-	d, known := p.Kube.cachedDefinition(ref)
-	if !known {
-		var err error
-		if d, err = p.Kube.Definition(ctx, ref); err != nil {
-			if here, missing := p.OnDisk.Named(ref.Name); missing == nil && here != nil {
-				return here, nil
-			}
-			return nil, err
-		}
-	}
-	switch {
-	case d == nil:
-		return p.OnDisk.Named(ref.Name)
-	case d.OnDisk():
-		return p.OnDisk.Complete(d)
-	}
-	return d, nil
+	return d, err
 }
 
 // defaultNetwork is the one that the node's configuration names.

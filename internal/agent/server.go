@@ -32,13 +32,14 @@ const (
 
 // A Server answers the stub on a unix socket.
 type Server struct {
-	Path     string
-	Plan     func(context.Context, agentapi.Plan) (*network.Plan, error)
-	Report   func(context.Context, agentapi.Report) error
-	Log      *slog.Logger
-	answered atomic.Int64 // when a request was last answered, in nanoseconds since 1970
+	Path   string
+	Plan   func(context.Context, agentapi.Plan) (*network.Plan, error)
+	Report func(context.Context, agentapi.Report) error
+	Log    *slog.Logger
 	// Look replaces, if not 0, how often the server looks whether its socket is where stubs find it: 5 s.
 	Look time.Duration
+
+	answered atomic.Int64 // when a request was last answered, in nanoseconds since 1970
 }
 
 // Run listens and answers until ctx ends, then finishes what it has begun. A socket that somebody removed, or that belonged to
@@ -172,8 +173,8 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) (err error) {
 	if err := conn.SetDeadline(time.Now().Add(frameWait)); err != nil {
 		return fmt.Errorf("set a deadline: %w", err)
 	}
-	req, err := agentapi.ReadRequest(conn)
-	if err != nil {
+	var req agentapi.Request
+	if err := agentapi.ReadFrame(conn, &req); err != nil {
 		return fmt.Errorf("read the request: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerWait)

@@ -21,6 +21,17 @@ type Request struct {
 	Report  *Report `json:"report,omitempty"`
 }
 
+// UnmarshalJSON reads of a request in another version only that: what else it has may have another form.
+func (r *Request) UnmarshalJSON(b []byte) error {
+	var head struct{ Version int }
+	if err := json.Unmarshal(b, &head); err != nil || head.Version != Version {
+		*r = Request{Version: head.Version}
+		return err
+	}
+	type plain Request
+	return json.Unmarshal(b, (*plain)(r))
+}
+
 // Plan asks what networks a sandbox gets beside the default one.
 type Plan struct {
 	ContainerID string      `json:"containerID"`
@@ -41,6 +52,26 @@ type Response struct {
 	Version int           `json:"version"`
 	Plan    *network.Plan `json:"plan,omitempty"`
 	Error   *Error        `json:"error,omitempty"`
+}
+
+// UnmarshalJSON reads of an answer in another version only that, and a refusal if it has today's form.
+func (r *Response) UnmarshalJSON(b []byte) error {
+	var head struct {
+		Version int
+		Error   json.RawMessage
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return err
+	}
+	if head.Version == Version {
+		type plain Response
+		return json.Unmarshal(b, (*plain)(r))
+	}
+	*r = Response{Version: head.Version}
+	if refusal := new(Error); json.Unmarshal(head.Error, refusal) == nil && refusal.Message != "" {
+		r.Error = refusal
+	}
+	return nil
 }
 
 // An Error is a refusal, with the CNI error code that the stub passes on to the runtime: 7 for what the pod's or the

@@ -43,7 +43,7 @@ func TestAnnotationsNilAndEmptyDiffer(t *testing.T) {
 	for name, want := range map[string]map[string]string{"nil": nil, "empty": {}} {
 		t.Run(name, func(t *testing.T) {
 			var buf bytes.Buffer
-			if err := WriteFrame(&buf, Request{Plan: &Plan{Annotations: want}}); err != nil {
+			if err := WriteFrame(&buf, Request{Version: Version, Plan: &Plan{Annotations: want}}); err != nil {
 				t.Fatal(err)
 			}
 			var got Request

@@ -129,7 +129,11 @@ func (c Client) askOnce(ctx context.Context, question []byte, answerWait time.Du
 	if err := send(conn, question); err != nil {
 		return nil, err
 	}
-	return readResponse(conn)
+	resp = new(Response)
+	if err := ReadFrame(conn, resp); err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
 
 // check finds a refusal, and an answer of a version that this build would misread. During an upgrade either side may be

@@ -48,80 +48,30 @@ func send(w io.Writer, frame []byte) error {
 // ReadFrame receives one frame into v. The error is io.EOF if the peer closed without a word, wraps ErrFrame if what it
 // sent is no frame, and is the reader's own else.
 func ReadFrame(r io.Reader, v any) error {
-	body, err := receive(r)
-	if err != nil {
-		return err
-	}
-	return decode(body, v)
-}
-
-// ReadRequest is ReadFrame for an agent. Of a request in another version only that is read: what else it has may have another form.
-func ReadRequest(r io.Reader) (req Request, err error) {
-	body, err := receive(r)
-	if err != nil {
-		return req, err
-	}
-	var head struct{ Version int }
-	if err := decode(body, &head); err != nil || head.Version != Version {
-		return Request{Version: head.Version}, err
-	}
-	return req, decode(body, &req)
-}
-
-// readResponse is ReadFrame for a stub, in the same way. Of an answer in another version a refusal is read if it can be.
-func readResponse(r io.Reader) (*Response, error) {
-	body, err := receive(r)
-	if err != nil {
-		return nil, err
-	}
-	var head struct {
-		Version int
-		Error   json.RawMessage
-	}
-	if err := decode(body, &head); err != nil {
-		return nil, err
-	}
-	if head.Version == Version {
-		resp := new(Response)
-		return resp, decode(body, resp)
-	}
-	resp := &Response{Version: head.Version}
-	if refusal := new(Error); json.Unmarshal(head.Error, refusal) == nil && refusal.Message != "" {
-		resp.Error = refusal
-	}
-	return resp, nil
-}
-
-func decode(body []byte, v any) error {
-	if err := json.Unmarshal(body, v); err != nil {
-		return fmt.Errorf("%w: %w", ErrFrame, err)
-	}
-	return nil
-}
-
-// receive receives the document of one frame.
-func receive(r io.Reader) ([]byte, error) {
 	var head [4]byte
 	n, err := io.ReadFull(r, head[:])
 	switch {
 	case n == 0 && errors.Is(err, io.EOF):
-		return nil, io.EOF
+		return io.EOF
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, fmt.Errorf("%w: cut off inside its length", ErrFrame)
+		return fmt.Errorf("%w: cut off inside its length", ErrFrame)
 	case err != nil:
-		return nil, fmt.Errorf("receive frame: %w", err)
+		return fmt.Errorf("receive frame: %w", err)
 	}
 	size := binary.BigEndian.Uint32(head[:])
 	if size == 0 || size > MaxFrame {
-		return nil, fmt.Errorf("%w: %d bytes announced, 1 to %d expected", ErrFrame, size, MaxFrame)
+		return fmt.Errorf("%w: %d bytes announced, 1 to %d expected", ErrFrame, size, MaxFrame)
 	}
 	// ReadAll grows as bytes arrive: a peer that announces 4 MB and sends nothing costs nothing.
 	body, err := io.ReadAll(io.LimitReader(r, int64(size)))
 	if err != nil {
-		return nil, fmt.Errorf("receive frame: %w", err)
+		return fmt.Errorf("receive frame: %w", err)
 	}
 	if len(body) < int(size) {
-		return nil, fmt.Errorf("%w: cut off after %d of %d bytes", ErrFrame, len(body), size)
+		return fmt.Errorf("%w: cut off after %d of %d bytes", ErrFrame, len(body), size)
 	}
-	return body, nil
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("%w: %w", ErrFrame, err)
+	}
+	return nil
 }

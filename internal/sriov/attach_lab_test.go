@@ -202,11 +202,7 @@ func TestDelWithoutNetns(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			n := newNode(t)
-			d := n.vfs[0]
-			before := n.state(d)
-			p := n.newPod()
-			p.call("ADD", p.conf(d, full())).must(t)
+			n, d, before, p := attached(t)
 			if tt.kill {
 				p.kill()
 			}

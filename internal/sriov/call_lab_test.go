@@ -38,6 +38,16 @@ func (n *node) newPod() *pod {
 	return p
 }
 
+// attached is a VF in a pod, with all that a network can ask for, and how the VF was before.
+func attached(t *testing.T) (n *node, d *pci.Device, before state, p *pod) {
+	t.Helper()
+	n = newNode(t)
+	d = n.vfs[0]
+	before, p = n.state(d), n.newPod()
+	p.call("ADD", p.conf(d, full())).must(t)
+	return n, d, before, p
+}
+
 func (p *pod) path() string { return "/run/netns/" + p.ns }
 
 func (p *pod) kill() { p.ip("netns", "del", p.ns) }

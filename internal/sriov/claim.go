@@ -95,14 +95,17 @@ func (d *device) newRecord(c *call, known *Baseline) (*Record, error) {
 		if err := refuseUplink(dev); err != nil {
 			return nil, err
 		}
-		var err error
-		if d.dev, r.Baseline.Tuning, err = d.readTuning(dev); err != nil {
-			return nil, coded(types.ErrIOFailure, err)
+		if known != nil && known.Netdev != nil && known.Netdev.Index != dev.Index {
+			known = nil // its driver made the interface anew, and all that was known of it has gone with the old one
+		}
+		d.dev = dev
+		if known == nil || known.Netdev == nil {
+			var err error
+			if d.dev, r.Baseline.Tuning, err = d.readTuning(dev); err != nil {
+				return nil, coded(types.ErrIOFailure, err)
+			}
 		}
 		r.Baseline.Netdev = new(d.dev)
-	}
-	if known != nil && known.Netdev != nil && r.Baseline.Netdev != nil && known.Netdev.Index != r.Baseline.Netdev.Index {
-		known = nil // its driver made the interface anew, and all that was known of it has gone with the old one
 	}
 	if known != nil {
 		r.Baseline.Settings = known.Settings

@@ -27,11 +27,7 @@ func TestCorruptRecord(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			n := newNode(t)
-			d := n.vfs[0]
-			before := n.state(d)
-			p := n.newPod()
-			p.call("ADD", p.conf(d, full())).must(t)
+			n, d, before, p := attached(t)
 			if err := os.Truncate(recordPath(d), tt.length); err != nil {
 				t.Fatal(err)
 			}
@@ -47,11 +43,7 @@ func TestCorruptRecord(t *testing.T) {
 
 // A VF of which nothing can be read, and which the node itself has put to use since: neither DEL nor ADD takes it away.
 func TestCorruptRecordOfAVFInUse(t *testing.T) {
-	n := newNode(t)
-	d := n.vfs[0]
-	before := n.state(d)
-	p := n.newPod()
-	p.call("ADD", p.conf(d, full())).must(t)
+	n, d, before, p := attached(t)
 	p.call("DEL", p.conf(d, full())).must(t)
 	if err := os.Truncate(recordPath(d), 40); err != nil {
 		t.Fatal(err)

@@ -101,11 +101,7 @@ func TestChangedIPAM(t *testing.T) {
 		"another plugin": {"ipam": conf{"type": "not-installed"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newNode(t)
-			d := n.vfs[0]
-			before := n.state(d)
-			p := n.newPod()
-			p.call("ADD", p.conf(d, full())).must(t)
+			n, d, before, p := attached(t)
 			if n := len(leaseFiles(t)); n != 1 {
 				t.Fatalf("%d leases", n)
 			}

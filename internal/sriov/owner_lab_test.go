@@ -57,11 +57,7 @@ func TestOwner(t *testing.T) {
 
 // A namespace whose path has gone may have somebody in it: nobody's VF is put back under him without force.
 func TestOwnerWhosePathIsGone(t *testing.T) {
-	n := newNode(t)
-	d := n.vfs[0]
-	before := n.state(d)
-	p := n.newPod()
-	p.call("ADD", p.conf(d, full())).must(t)
+	n, d, before, p := attached(t)
 	process := ipCommand("netns", "exec", p.ns, "cat") // until its input ends
 	input, err := process.StdinPipe()
 	if err == nil {

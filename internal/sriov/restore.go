@@ -163,11 +163,14 @@ func (d *device) settle(ctx context.Context, r *Record, want vf.Settings, refuse
 	live, err := d.settleWhatCan(r, want, func(s vf.Settings) (vf.Settings, error) {
 		return d.host.Settle(ctx, d.pf, d.id.Index, s)
 	})
-	unseen := unseen(live, refused, r.Wanted.MAC)
-	if err != nil || unseen.IsEmpty() {
+	left := unseen(live, refused, r.Wanted.MAC)
+	if err != nil || left.IsEmpty() {
 		return err
 	}
-	return settleUnseen(unseen, r.Baseline.spareMAC(), func(s vf.Settings) (err error) {
+	return settleUnseen(left, r.Baseline.spareMAC(), func(s vf.Settings) (err error) {
+		if s.MAC != nil && !s.MAC.IsZero() {
+			d.log.Warn("the PF's driver takes no zero MAC: the VF's entry gets its own, not to keep the pod's", "mac", s.MAC.String())
+		}
 		for range 5 {
 			if err = errors.Join(d.host.WriteEach(d.pf, d.id.Index, s)...); err == nil || ctx.Err() != nil {
 				break

@@ -72,6 +72,9 @@ func look() (picture, error) {
 		return p, err
 	}
 	links, err := netlink.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) { // a link came or went meanwhile
+		links, err = netlink.LinkList()
+	}
 	for _, link := range links {
 		if link.Type() == "veth" {
 			p.Veths = append(p.Veths, link.Attrs().Name)

@@ -117,18 +117,14 @@ func (k *Keeper) wait(ctx context.Context, watcher *watch.Folders, settle, perio
 		case <-timer.C:
 			return true
 		case <-watcher.Events():
-			if !changed {
-				changed = true
-				timer.Reset(settle)
-			}
 		case <-k.Changed:
-			if !changed {
-				changed = true
-				timer.Reset(settle)
-			}
 		case err := <-watcher.Errors(): // an overflow
 			k.Log.Warn("Missed changes of the CNI folders; looking at all of them", "err", err)
 			return true
+		}
+		if !changed {
+			changed = true
+			timer.Reset(settle)
 		}
 	}
 }
