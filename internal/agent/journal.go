@@ -71,7 +71,9 @@ func (w *StatusWriter) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-watcher.Events():
-			if key, ok := strings.CutSuffix(filepath.Base(e.Name), ".json"); ok && journal.CheckKey(key) == nil {
+			if e.Name == w.Dir { // the node's first pod has it made
+				w.watchAndScan(watcher, queue)
+			} else if key, ok := strings.CutSuffix(filepath.Base(e.Name), ".json"); ok && journal.CheckKey(key) == nil {
 				queue.AddAfter(key, w.Settle)
 			}
 		case err := <-watcher.Errors(): // an overflow
@@ -84,7 +86,7 @@ func (w *StatusWriter) Run(ctx context.Context) error {
 }
 
 func (w *StatusWriter) watchAndScan(watcher *watch.Folders, queue workqueue.TypedRateLimitingInterface[string]) {
-	watcher.Add(w.Dir) // the folder appears with the first pod
+	watcher.Add(filepath.Dir(w.Dir), w.Dir)
 	keys, err := delegate.Records(w.Dir).Keys()
 	if err != nil {
 		w.Log.Warn("Cannot read the journal", "err", err)

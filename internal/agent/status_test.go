@@ -50,13 +50,19 @@ func (s *said) count(words string) int {
 
 func startStatusWriter(t *testing.T) *journalist {
 	t.Helper()
+	return startStatusWriterThatLooks(t, 200*time.Millisecond)
+}
+
+// startStatusWriterThatLooks has it look at all records that often.
+func startStatusWriterThatLooks(t *testing.T, period time.Duration) *journalist {
+	t.Helper()
 	j := &journalist{api: newAPIServer(t), dir: filepath.Join(t.TempDir(), "pods")}
 	kube, err := NewKube(j.api.config(), "node-1", testLog(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	j.pub = &Publisher{Kube: kube}
-	w := &StatusWriter{Dir: j.dir, Publisher: j.pub, Log: slog.New(slog.NewTextHandler(io.MultiWriter(testWriter{t}, &j.log), nil)), Settle: 20 * time.Millisecond, Period: 200 * time.Millisecond}
+	w := &StatusWriter{Dir: j.dir, Publisher: j.pub, Log: slog.New(slog.NewTextHandler(io.MultiWriter(testWriter{t}, &j.log), nil)), Settle: 20 * time.Millisecond, Period: period}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 2)
 	go func() { done <- kube.Run(ctx) }()
@@ -110,16 +116,31 @@ func TestStatusFromJournal(t *testing.T) {
 	}
 }
 
-// What was reported already is not written again, though the journal has it too.
-func TestStatusAfterReport(t *testing.T) {
-	j := startStatusWriter(t)
+// The folder of records is made for the node's first pod. Its status does not wait for the next look at all of them.
+func TestStatusOfTheFirstPod(t *testing.T) {
+	j := startStatusWriterThatLooks(t, time.Hour)
 	j.api.putPod(pod1, nil)
+	j.cached(t, pod1)
+	j.record(t, "c1", pod1, delegate.Added, "192.0.2.1/24")
+	j.wantStatus(t, pod1, "192.0.2.1")
+}
+
+// cached waits until the informer has the pod.
+func (j *journalist) cached(t *testing.T, pod network.Pod) {
+	t.Helper()
 	eventually(t, func() error {
-		if j.pub.Kube.cachedPod(pod1) == nil {
+		if j.pub.Kube.cachedPod(pod) == nil {
 			return errors.New("not cached")
 		}
 		return nil
 	})
+}
+
+// What was reported already is not written again, though the journal has it too.
+func TestStatusAfterReport(t *testing.T) {
+	j := startStatusWriter(t)
+	j.api.putPod(pod1, nil)
+	j.cached(t, pod1)
 	j.record(t, "c1", pod1, delegate.Adding, "192.0.2.1/24")
 	var r delegate.Record
 	if err := delegate.Records(j.dir).Read("c1", &r); err != nil {
