@@ -18,7 +18,8 @@ export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 # Without gRPC's trace pages, whose templates keep the linker from leaving out what is not called: 3 MB in each daemon.
 PRODUCT_BUILD := go build -trimpath -buildvcs=auto -tags grpcnotrace -ldflags '-s -w'
 LAB           := $(CURDIR)/bin/lab run --
-CLUSTER       := $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar
+CLUSTER        = $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar --apply $(CURDIR)/$(CONF) --apply $(CURDIR)/test/e2e/testdata/networks.yaml
+CONF          := conf
 
 # What `make soak` raises; and how many fuzz targets run at a time.
 FUZZTIME ?= 10s
@@ -100,11 +101,14 @@ check-reproducible: image-all ## the image for all architectures, built again el
 
 ## testing
 
+# Packages at a time: many tests wait more than they work.
+AT_ONCE ?= $(shell echo $$((2 * $$(nproc))))
+
 # A process with the race detector sleeps a second when it exits, and tests start hundreds of themselves as CNI plugins.
 .PHONY: test-unit
 test-unit: setup-go ## tests that need no VM, with the race detector (which needs gcc: installed if missing)
 	hack/setup gcc nft ip
-	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -shuffle=on -count=$(COUNT) -timeout 30m ./...
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 hack/in-memory go test -race -p $(AT_ONCE) -shuffle=on -count=$(COUNT) -timeout 30m ./...
 	go test -C test/deploy -shuffle=on -count=$(COUNT) -timeout 30m ./...
 
 # How many VMs the lab's tests have at a time: they wait much, for the kernel and for each other.
@@ -116,13 +120,16 @@ test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with e
 	go test -tags labhost -p $(VMS) -count=$(COUNT) -timeout $$((10*$(COUNT)))m ./test/lab ./test/lab/vm
 	go test -tags lab -p $(VMS) -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
 
+# With CDI and a pool for DPDK; test-survive and the demo run conf/ as it is.
 .PHONY: test-cluster
+test-cluster: CONF := test/e2e/testdata/cdi
 test-cluster: image bin/cluster bin/testpmd.tar ## tests on a real kubelet, containerd and API server in that VM
 	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
+	go test -tags apiserver -v -count=$(COUNT) -timeout 10m -exec '$(CURDIR)/bin/cluster run --node=false --apply $(CURDIR)/conf --' ./test/manifests
 	go test -tags cluster -v -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -skip '^TestSurvive$$' -exec '$(CLUSTER) --image $(CURDIR)/bin/testpmd.tar --' $(call tagged,cluster)
 
 .PHONY: test-survive
-test-survive: image bin/cluster ## what goes wrong on nodes, each once, while pods there hold VFs and others come and go
+test-survive: image bin/cluster ## what goes wrong on nodes, half of it each day, while pods there hold VFs and others come and go
 	go test -tags cluster -v -count=$(COUNT) -timeout $$((60*$(COUNT)))m -run '^TestSurvive$$' -exec '$(CLUSTER) --' ./test/e2e
 
 # Exclusive CPUs of two NUMA nodes take a VM with three: too slow for every day.

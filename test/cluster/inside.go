@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,6 +70,9 @@ func (o options) run(ctx context.Context, cache, temp string) (exit int, err err
 	}
 	defer control.Stop()
 	logf("API server ready after %s", time.Since(started).Round(100*time.Millisecond))
+	if err := o.apply(ctx, cache, control); err != nil {
+		return 0, err
+	}
 	if o.node {
 		exit, err = o.runNode(ctx, cache, temp, control)
 	} else {
@@ -143,6 +147,31 @@ func whileItLives(ctx context.Context, control *controlplane.ControlPlane) (cont
 		}
 	}()
 	return ctx, func() { cancel(nil) }
+}
+
+// apply gives the API server the manifests, on this machine: kubectl asks it for all that it knows first, which takes the
+// node's emulated CPU 15 seconds.
+func (o options) apply(ctx context.Context, cache string, control *controlplane.ControlPlane) error {
+	for _, path := range o.manifests {
+		how := "-f"
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			how = "-k"
+		}
+		// What a manifest defines, the API server serves some time later: the next manifest may need it.
+		err := control.Await(ctx, path, time.Minute, func(ctx context.Context) error {
+			cmd := exec.CommandContext(ctx, filepath.Join(thirdparty.Bin(cache, "kubernetes"), "kubectl"), "apply", how, path)
+			cmd.Env = append(os.Environ(), "KUBECONFIG="+control.Secrets.HostKubeconfig("admin"))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("kubectl apply: %w: %s", err, bytes.TrimSpace(out))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		logf("applied %s", path)
+	}
+	return nil
 }
 
 // runBeside runs the command on this machine, with an administrator's kubeconfig and kubectl.

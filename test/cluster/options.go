@@ -15,6 +15,7 @@ import (
 type options struct {
 	node      bool
 	images    []string
+	manifests []string
 	pfs, vfs  int
 	numa      int
 	joined    bool
@@ -30,6 +31,10 @@ func newFlags(o *options) *flag.FlagSet {
 	f.BoolVar(&o.node, "node", true, "a node; false leaves the control plane alone, and CMD runs on this machine, in its network namespace")
 	f.Func("image", "OCI `archive` to import on the node; may be repeated", func(v string) error {
 		o.images = append(o.images, v)
+		return nil
+	})
+	f.Func("apply", "`manifest` (a file, or a folder with a kustomization) to apply before there is a node; may be repeated", func(v string) error {
+		o.manifests = append(o.manifests, v)
 		return nil
 	})
 	f.IntVar(&o.pfs, "pfs", 2, "`number` of SR-IOV NICs")
@@ -67,17 +72,19 @@ func parseOptions(args []string) (options, error) {
 	return o, o.absolute()
 }
 
-// absolute makes the paths hold in the guest, and finds out now about an image that is not there.
+// absolute makes the paths hold in the guest, and finds out now about an image or a manifest that is not there.
 func (o *options) absolute() error {
-	for i, image := range o.images {
-		path, err := filepath.Abs(image)
-		if err == nil {
-			_, err = os.Stat(path)
+	for name, paths := range map[string][]string{"image": o.images, "apply": o.manifests} {
+		for i := range paths {
+			path, err := filepath.Abs(paths[i])
+			if err == nil {
+				_, err = os.Stat(path)
+			}
+			if err != nil {
+				return fmt.Errorf("--%s %s: %w", name, paths[i], err)
+			}
+			paths[i] = path
 		}
-		if err != nil {
-			return fmt.Errorf("--image %s: %w", image, err)
-		}
-		o.images[i] = path
 	}
 	if strings.Contains(o.command[0], "/") {
 		path, err := filepath.Abs(o.command[0])

@@ -17,16 +17,20 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 )
 
 // TestDPDK runs the sample: in two pods, neither of them privileged, testpmd sends by one VF and receives by another. The
-// receiver finds its VF in its environment, the sender in device-info; containerd gives both the nodes of vfio by CDI. CDI
-// stays on for the tests after this one: they have to pass either way, and a roll-out takes a minute.
+// receiver finds its VF in its environment, the sender in device-info; containerd gives both the nodes of vfio by CDI, which
+// the cluster was started with: the other tests pass either way, and a roll-out takes a minute.
 func TestDPDK(t *testing.T) {
-	vfs := giveToDPDK(t)
-	if err := kubectl(t.Context(), "apply", "-k", "testdata/cdi"); err != nil {
-		t.Fatal(err)
+	pools, err := client.CoreV1().ConfigMaps("viaduct").Get(t.Context(), poolsMap, metav1.GetOptions{})
+	if err != nil || !strings.Contains(pools.Data[poolsKey], `"dpdk"`) {
+		t.Fatalf("no pool for DPDK, %v: the cluster is to be started with --apply test/e2e/testdata/cdi", err)
 	}
+	vfs := giveToDPDK(t)
 	eventually(t, "the node to offer VFs for DPDK", func(ctx context.Context) error {
 		n, err := offers(ctx, dpdkResource)
 		if err == nil && n != len(vfs) {
@@ -37,8 +41,7 @@ func TestDPDK(t *testing.T) {
 	before := mustLook(t)
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
-		deleted := kubectl(ctx, "delete", "--ignore-not-found", "-k", "testdata/dpdk")
-		after := poll(ctx, func(context.Context) error {
+		err := poll(ctx, func(context.Context) error {
 			now, err := look()
 			if diff := cmp.Diff(before, now); err == nil && diff != "" {
 				err = fmt.Errorf("it differs (-before +now):\n%s", diff)
@@ -48,13 +51,11 @@ func TestDPDK(t *testing.T) {
 			}
 			return err
 		})
-		if err := errors.Join(deleted, after); err != nil {
+		if err != nil {
 			t.Errorf("waiting for the node to be as it was before the pods: %v", err)
 		}
 	})
-	if err := kubectl(t.Context(), "apply", "-k", "testdata/dpdk"); err != nil {
-		t.Fatal(err)
-	}
+	applySample(t)
 	rx, tx := pod{name: "dpdk-rx"}, pod{name: "dpdk-tx"}
 	rx.running(t)
 	tx.running(t)
@@ -95,6 +96,36 @@ func TestDPDK(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// applySample makes what conf/samples/dpdk has, in the tests' namespace and with their image. It goes when the test ends.
+func applySample(t *testing.T) {
+	t.Helper()
+	const folder = "../../conf/samples/dpdk"
+	var network unstructured.Unstructured
+	if err := yaml.Unmarshal([]byte(mustRead(t, folder+"/network.yaml")), &network.Object); err != nil {
+		t.Fatal(err)
+	}
+	mine := definitions.Namespace(namespace)
+	if _, err := mine.Create(t.Context(), &network, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mine.Delete(context.WithoutCancel(t.Context()), network.GetName(), metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	for text := range strings.SplitSeq(mustRead(t, folder+"/pods.yaml"), "\n---\n") {
+		var made corev1.Pod
+		if err := yaml.UnmarshalStrict([]byte(text), &made); err != nil {
+			t.Fatal(err)
+		}
+		made.Spec.Containers[0].Image = "localhost/testpmd:1"
+		if _, err := client.CoreV1().Pods(namespace).Create(t.Context(), &made, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { pod{name: made.Name}.remove(context.WithoutCancel(t.Context()), t) })
+	}
 }
 
 const cdiSpecs = "/var/run/cdi/viaduct_*"

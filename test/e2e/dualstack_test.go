@@ -23,9 +23,6 @@ import (
 // alone. The static pod has two VFs of one PF, and names its networks by both forms; the other names its VFs, one of each PF.
 func TestDualStack(t *testing.T) {
 	leaveNothing(t)
-	if err := kubectl(t.Context(), "apply", "-f", "testdata/dualstack.yaml"); err != nil {
-		t.Fatal(err)
-	}
 	static := pod{name: "static", networks: "dual, e2e/six@data0", vfs: 2}.createStatic(t)
 	static.running(t)
 	taken := slices.Sorted(slices.Values(static.devices(t))) // networks take them in this order

@@ -8,16 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -34,41 +34,43 @@ const (
 	patience = 8 * time.Minute
 )
 
-// client is the cluster's, with all rights.
+// client is the cluster's, with all rights, and definitions its NetworkAttachmentDefinitions.
 var (
-	client kubernetes.Interface
-	config *rest.Config
+	client      kubernetes.Interface
+	definitions dynamic.NamespaceableResourceInterface
+	config      *rest.Config
 )
 
 func TestMain(m *testing.M) {
-	if err := deploy(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, "deploy:", err)
+	if err := comeUp(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "come up:", err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-// deploy applies conf/ as a user would, and waits until the node offers its VFs and the meta CNI is what containerd calls.
-func deploy(ctx context.Context) error {
+// comeUp waits until the node offers its VFs and the meta CNI is what containerd calls: the cluster was started with conf/, as
+// a user would apply it, and with the networks of testdata.
+func comeUp(ctx context.Context) error {
 	var err error
 	config, err = clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
-		return fmt.Errorf("find the cluster (bin/cluster run starts one): %w", err)
+		return fmt.Errorf("find the cluster (make test-cluster starts one): %w", err)
 	}
 	config.QPS = -1 // the API server is ours alone
+	all, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	definitions = all.Resource(schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions"})
 	config.ContentType = "application/vnd.kubernetes.protobuf"
 	if client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
+	if _, err := client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{}); err != nil {
+		return fmt.Errorf("find what the cluster was to be started with, --apply conf --apply test/e2e/testdata/networks.yaml: %w", err)
+	}
 	start := time.Now()
-	if err := kubectl(ctx, "apply", "-k", "../../conf"); err != nil {
-		return err
-	}
-	// The API server takes some time to serve a definition.
-	err = poll(ctx, func(ctx context.Context) error { return kubectl(ctx, "apply", "-f", "testdata/networks.yaml") })
-	if err != nil {
-		return err
-	}
 	if err := poll(ctx, deployed); err != nil {
 		return err
 	}
@@ -137,20 +139,6 @@ func setPools(t *testing.T, config string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func kubectl(ctx context.Context, args ...string) error {
-	_, err := output(ctx, "kubectl", args...)
-	return err
-}
-
-// output is what a command prints. Its error holds what it says about it.
-func output(ctx context.Context, name string, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, name, args...).Output()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		err = fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(exit.Stderr)))
-	}
-	return string(out), err
 }
 
 // poll calls check until it returns nil, for patience at most. Its error is then check's last. It looks soon, and then ever

@@ -5,8 +5,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -57,40 +55,6 @@ func TestDaemonsAreRestricted(t *testing.T) {
 				t.Errorf("of the host it can write to (-want +got):\n%s", d)
 			}
 		})
-	}
-}
-
-// TestManifestsAreTaken has the API server look at what no other test applies: it knows each field, and all that it would refuse.
-func TestManifestsAreTaken(t *testing.T) {
-	folders, err := filepath.Glob("../../conf/*/*/kustomization.yaml")
-	if err != nil || len(folders) < 10 {
-		t.Fatalf("overlays, components, policies: %v, %v", folders, err)
-	}
-	var all []string // overlays have most objects in common
-	for _, path := range folders {
-		folder := filepath.Dir(path)
-		if strings.Contains(folder, "/components/") { // a part of an overlay
-			continue
-		}
-		manifest, failed := output(t.Context(), "kubectl", "kustomize", folder)
-		if failed != nil {
-			t.Fatal(failed)
-		}
-		for object := range strings.SplitSeq(manifest, "\n---\n") {
-			if object = strings.TrimSpace(object); !slices.Contains(all, object) {
-				all = append(all, object)
-			}
-		}
-	}
-	// At once: kubectl asks for all that the API server knows first, which takes the emulated CPU 15 seconds.
-	cmd := exec.CommandContext(t.Context(), "kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", "-")
-	cmd.Stdin = strings.NewReader(strings.Join(all, "\n---\n"))
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
-	if n := strings.Count(string(out), "(server dry run)"); n != len(all) || n < len(folders) {
-		t.Errorf("%d of %d objects in %d folders were looked at", n, len(all), len(folders))
 	}
 }
 

@@ -76,7 +76,8 @@ func beforeReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 	// These are on their way when the node goes down.
-	err = kubectl(t.Context(), "-n", namespace, "scale", "replicaset", outlives, fmt.Sprintf("--replicas=%d", attached+starting))
+	more := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, attached+starting)
+	_, err = client.AppsV1().ReplicaSets(namespace).Patch(t.Context(), outlives, types.MergePatchType, more, metav1.PatchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +159,8 @@ func afterReboot(t *testing.T) {
 		}
 	}
 	took := time.Since(began)
-	if err = kubectl(t.Context(), "-n", namespace, "delete", "replicaset", outlives, "--cascade=foreground"); err != nil {
+	err = client.AppsV1().ReplicaSets(namespace).Delete(t.Context(), outlives, metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationForeground)})
+	if err != nil {
 		t.Fatal(err)
 	}
 	withoutMACs(k.Node)

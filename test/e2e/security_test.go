@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -165,55 +164,4 @@ func TestStolenToken(t *testing.T) {
 			return nil
 		})
 	})
-}
-
-// TestDefinitionsPolicy applies the sample policy, and defines networks under it.
-func TestDefinitionsPolicy(t *testing.T) {
-	const folder = "../../conf/policies/definitions"
-	if err := kubectl(t.Context(), "apply", "-k", folder); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx := context.WithoutCancel(t.Context())
-		if err := kubectl(ctx, "delete", "-k", folder); err != nil {
-			t.Error(err)
-		}
-		if err := kubectl(ctx, "annotate", "namespace", namespace, "viaduct-sriov.github.io/allowed-vlans-"); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := kubectl(t.Context(), "annotate", "namespace", namespace, "viaduct-sriov.github.io/allowed-vlans=100-199"); err != nil {
-		t.Fatal(err)
-	}
-	define := func(ctx context.Context, config string) string {
-		cmd := exec.CommandContext(ctx, "kubectl", "create", "--dry-run=server", "-f", "-")
-		cmd.Stdin = strings.NewReader(fmt.Sprintf("{apiVersion: k8s.cni.cncf.io/v1, kind: NetworkAttachmentDefinition, "+
-			"metadata: {name: tried, namespace: %s}, spec: {config: %q}}", namespace, config))
-		out, err := cmd.CombinedOutput()
-		if err == nil {
-			return ""
-		}
-		return string(out)
-	}
-	// A new policy, and a namespace's new annotation, count when the API server has heard of them.
-	eventually(t, "the policy to count", func(ctx context.Context) error {
-		if got := define(ctx, `{"type": "host-device", "device": "eth0"}`); !strings.Contains(got, "may use the plugins sriov") {
-			return fmt.Errorf("it says %q", got)
-		}
-		return nil
-	})
-	eventually(t, "VLAN 150 to be allowed", func(ctx context.Context) error {
-		if got := define(ctx, `{"type": "sriov", "vlan": 150}`); got != "" {
-			return fmt.Errorf("it says %q", got)
-		}
-		return nil
-	})
-	for config, want := range map[string]string{
-		`{"type": "sriov", "vlan": 200}`:                "may use the VLANs 100-199",
-		`{"type": "sriov", "vlan": 150, "trust": "on"}`: "may not set trust",
-	} {
-		if got := define(t.Context(), config); !strings.Contains(got, want) {
-			t.Errorf("%s: it says %q, want %q", config, got, want)
-		}
-	}
 }

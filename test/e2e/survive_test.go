@@ -17,7 +17,8 @@ import (
 )
 
 var (
-	surviveFor  = flag.Duration("survive-for", 0, "TestSurvive strikes at random for so long, instead of once with each fault")
+	surviveFor  = flag.Duration("survive-for", 0, "TestSurvive strikes at random with all faults for so long, instead of once with each of one half")
+	surviveTurn = flag.Int("survive-turn", int(time.Now().Unix()/86400), "which half: even or odd; the days take turns, and so do runs with -count")
 	surviveSeed = flag.Uint64("survive-seed", 0, "the order of -survive-for; 0 is a new one, which the table tells")
 )
 
@@ -31,13 +32,16 @@ func TestSurvive(t *testing.T) {
 	s := newSurvival(t)
 	deck := faults()
 	if *surviveFor == 0 {
-		for _, f := range deck {
-			if !s.strike(t, f) || t.Failed() {
+		defer func() { *surviveTurn++ }()
+		s.order = fmt.Sprintf("half of the faults, -survive-turn %d", *surviveTurn)
+		for i := *surviveTurn & 1; i < len(deck); i += 2 {
+			if !s.strike(t, deck[i]) || t.Failed() {
 				return // what comes after one that left something would fail for that
 			}
 		}
 		return
 	}
+	s.order = fmt.Sprintf("at random, `make survive SURVIVE=%s SEED=%d`", *surviveFor, s.seed)
 	// Shuffled over and over: in any order, and none is left out for long.
 	for until := s.began.Add(*surviveFor); time.Now().Before(until); {
 		s.random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
@@ -58,6 +62,7 @@ type fault struct {
 
 // A survival is one run of TestSurvive.
 type survival struct {
+	order   string // what the table says of it
 	seed    uint64
 	random  *rand.Rand
 	began   time.Time
@@ -251,11 +256,7 @@ func (s *survival) report(t *testing.T) {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %d of %d | %d | %d |\n",
 			r.fault, seconds(r.at), seconds(r.lasted), seconds(r.well), r.alive, len(s.holders), r.delayed, len(r.lost))
 	}
-	order := "each once"
-	if *surviveFor > 0 {
-		order = fmt.Sprintf("at random, `make survive SURVIVE=%s SEED=%d`", *surviveFor, s.seed)
-	}
-	fmt.Fprintf(&b, "\n%s, %s: %d faults in %s; %s; %d VFs lost.\n", s.began.UTC().Format("2006-01-02"), order, len(s.rows),
+	fmt.Fprintf(&b, "\n%s, %s: %d faults in %s; %s; %d VFs lost.\n", s.began.UTC().Format("2006-01-02"), s.order, len(s.rows),
 		time.Since(s.began).Round(time.Second), s.stream.summary(), lost)
 	t.Log("\n\n" + b.String())
 }

@@ -85,9 +85,9 @@ func (c Config) start(ctx context.Context, group *process.Group) error {
 		do   func(context.Context, *process.Group) error
 	}{
 		{"containerd", c.startContainerd},
+		{"images", c.importImages}, // pods may wait for the kubelet already, and one without its image is tried again late
 		{"kubelet", c.startKubelet},
 		{"proxy", c.startProxy},
-		{"images", c.importImages}, // while those two get to know the cluster
 		{"ready", c.awaitReady},
 	} {
 		began := time.Now()
