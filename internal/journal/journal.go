@@ -17,10 +17,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -221,7 +223,7 @@ func (s Store) Remove(key string) error {
 }
 
 // SetAside moves a record that cannot be read to <key>.corrupt-N, where no Read and no Keys sees it, and returns the new
-// path. The first eight and the newest are kept.
+// path. The first eight and the newest of each key are kept, and of all keys the newest MaxAside.
 func (s Store) SetAside(key string) (string, error) {
 	return s.aside(key, os.Rename)
 }
@@ -251,7 +253,35 @@ func (s Store) aside(key string, put func(from, to string) error) (string, error
 	if err := put(s.path(key), to(n)); err != nil {
 		return "", fmt.Errorf("set record %s aside: %w", key, err)
 	}
-	return to(n), s.syncDir()
+	return to(n), errors.Join(s.trimAside(to(n)), s.syncDir())
+}
+
+// MaxAside is how many records that were set aside a folder keeps. They are for a person, who reads a few; where each pod leaves one,
+// they would fill the disk.
+const MaxAside = 64
+
+// trimAside removes the oldest of too many records that were set aside, but for the one that has just been.
+func (s Store) trimAside(just string) error {
+	entries, err := os.ReadDir(s.Dir)
+	if err != nil {
+		return fmt.Errorf("list records: %w", err)
+	}
+	written := map[string]time.Time{}
+	for _, e := range entries {
+		path := filepath.Join(s.Dir, e.Name())
+		if aside, _ := filepath.Match("*.corrupt-[1-9]", e.Name()); !aside || path == just {
+			continue
+		}
+		if info, err := e.Info(); err == nil { // else another call has removed it
+			written[path] = info.ModTime()
+		}
+	}
+	oldest := slices.SortedFunc(maps.Keys(written), func(a, b string) int { return written[a].Compare(written[b]) })
+	var errs []error
+	for _, path := range oldest[:max(0, len(oldest)+1-MaxAside)] {
+		errs = append(errs, ignoreMissing(os.Remove(path)))
+	}
+	return errors.Join(errs...)
 }
 
 // Exists reports whether there is a record of key, be it one that can be read or not.

@@ -3,9 +3,11 @@ package journal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -145,6 +147,44 @@ func TestPreserve(t *testing.T) {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil || len(entries) != 1+9 {
 		t.Errorf("%d files: %v, %v; want the record and nine", len(entries), entries, err)
+	}
+}
+
+// Records of many keys that are set aside: the newest stay, and no record is taken for one of them.
+func TestAsideIsBounded(t *testing.T) {
+	s := Store{Dir: t.TempDir(), Version: 1}
+	const name = "a.corrupt-1" // a key like any
+	if err := s.Write(name, rec{}); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now().Add(-time.Hour)
+	for i := range MaxAside + 5 {
+		key := fmt.Sprintf("k%d", i)
+		if err := errors.Join(s.Write(key, rec{}), os.Chtimes(s.path(key), began, began.Add(time.Duration(i)*time.Second))); err != nil {
+			t.Fatal(err)
+		}
+		path, err := s.SetAside(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("what was just set aside: %v", err)
+		}
+	}
+	var want []string
+	for i := range MaxAside {
+		want = append(want, filepath.Join(s.Dir, fmt.Sprintf("k%d.corrupt-1", i+5)))
+	}
+	got, err := filepath.Glob(filepath.Join(s.Dir, "k*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(want)
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if keys, err := s.Keys(); err != nil || !slices.Equal(keys, []string{name}) {
+		t.Errorf("keys: %v, %v", keys, err)
 	}
 }
 
