@@ -18,8 +18,7 @@ export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 # Without gRPC's trace pages, whose templates keep the linker from leaving out what is not called: 3 MB in each daemon.
 PRODUCT_BUILD := go build -trimpath -buildvcs=auto -tags grpcnotrace -ldflags '-s -w'
 LAB           := $(CURDIR)/bin/lab run --
-CLUSTER        = $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar --apply $(CURDIR)/$(CONF) --apply $(CURDIR)/test/e2e/testdata/networks.yaml
-CONF          := conf
+CLUSTER       := $(CURDIR)/bin/cluster run --image $(CURDIR)/bin/image.tar --apply $(CURDIR)/conf --apply $(CURDIR)/test/e2e/testdata/networks.yaml
 
 # What `make soak` raises; and how many fuzz targets run at a time.
 FUZZTIME ?= 10s
@@ -30,7 +29,7 @@ COUNT    ?= 1
 files = $(shell grep -rlE '^//go:build .*\b$(1)\b' --include='*_test.go' cmd internal pkg test | xargs grep -lE '^func Test')
 tagged = $(sort $(dir $(addprefix ./,$(call files,$(1)))))
 # And these tests alone: the packages' other ones have run without a VM.
-tests = -run '^($(shell grep -hoE '^func Test\w+' $(call files,$(1)) | grep -v TestMain | cut -c6- | paste -sd'|'))$$'
+tests = '^($(shell grep -hoE '^func Test\w+' $(call files,$(1)) | grep -v TestMain | cut -c6- | paste -sd'|'))$$'
 
 .PHONY: help
 help: ## list the targets
@@ -50,7 +49,7 @@ test: ## every test that takes no hours (those: make soak), fuzz targets for FUZ
 	hack/stages test-unit
 	$(MAKE) image tools bin/testpmd.tar bin/cni-plugins bin/sriov-helper
 	bin/cluster build
-	VMS=1 FUZZERS=3 hack/stages -2 test-survive test-lab test-cluster fuzz
+	FUZZERS=3 hack/stages -2 test-lab test-cluster fuzz
 
 ## building
 
@@ -111,25 +110,20 @@ test-unit: setup-go ## tests that need no VM, with the race detector (which need
 	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 hack/in-memory go test -race -p $(AT_ONCE) -shuffle=on -count=$(COUNT) -timeout 30m ./...
 	go test -C test/deploy -shuffle=on -count=$(COUNT) -timeout 30m ./...
 
-# How many VMs the lab's tests have at a time: they wait much, for the kernel and for each other.
-VMS ?= 2
-
 .PHONY: test-lab
 test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers, and of that VM
 	@[ -n "$(call tagged,lab)" ] || { echo "no package has lab tests: that cannot be right"; exit 1; }
-	go test -tags labhost -p $(VMS) -count=$(COUNT) -timeout $$((10*$(COUNT)))m ./test/lab ./test/lab/vm
-	go test -tags lab -p $(VMS) -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,lab) -exec '$(LAB)' $(call tagged,lab)
+	go test -tags labhost -p 1 -count=$(COUNT) -timeout $$((10*$(COUNT)))m ./test/lab ./test/lab/vm
+	hack/lab-tests "-test.count=$(COUNT) -test.timeout=$$((40*$(COUNT)))m -test.run="$(call tests,lab) $(call tagged,lab)
 
-# With CDI and a pool for DPDK; test-survive and the demo run conf/ as it is.
 .PHONY: test-cluster
-test-cluster: CONF := test/e2e/testdata/cdi
 test-cluster: image bin/cluster bin/testpmd.tar ## tests on a real kubelet, containerd and API server in that VM
 	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
 	go test -tags apiserver -v -count=$(COUNT) -timeout 10m -exec '$(CURDIR)/bin/cluster run --node=false --apply $(CURDIR)/conf --' ./test/manifests
-	go test -tags cluster -v -p 1 -count=$(COUNT) -timeout $$((40*$(COUNT)))m $(call tests,cluster) -skip '^TestSurvive$$' -exec '$(CLUSTER) --image $(CURDIR)/bin/testpmd.tar --' $(call tagged,cluster)
+	go test -tags cluster -v -p 1 -count=$(COUNT) -timeout $$((60*$(COUNT)))m -run $(call tests,cluster) -exec '$(CLUSTER) --image $(CURDIR)/bin/testpmd.tar --' $(call tagged,cluster)
 
 .PHONY: test-survive
-test-survive: image bin/cluster ## what goes wrong on nodes, half of it each day, while pods there hold VFs and others come and go
+test-survive: image bin/cluster ## of that, what goes wrong on nodes, a third of it each day, while pods there hold VFs and others come and go
 	go test -tags cluster -v -count=$(COUNT) -timeout $$((60*$(COUNT)))m -run '^TestSurvive$$' -exec '$(CLUSTER) --' ./test/e2e
 
 # Exclusive CPUs of two NUMA nodes take a VM with three: too slow for every day.

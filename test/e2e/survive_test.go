@@ -17,10 +17,13 @@ import (
 )
 
 var (
-	surviveFor  = flag.Duration("survive-for", 0, "TestSurvive strikes at random with all faults for so long, instead of once with each of one half")
-	surviveTurn = flag.Int("survive-turn", int(time.Now().Unix()/86400), "which half: even or odd; the days take turns, and so do runs with -count")
+	surviveFor  = flag.Duration("survive-for", 0, "TestSurvive strikes at random with all faults for so long, instead of once with each of a third")
+	surviveTurn = flag.Uint("survive-turn", uint(time.Now().Unix()/86400), "which third; the days take turns, and so do runs with -count")
 	surviveSeed = flag.Uint64("survive-seed", 0, "the order of -survive-for; 0 is a new one, which the table tells")
 )
+
+// turns is in how many days CI does each fault.
+const turns = 3
 
 // TestSurvive has one thing after another go wrong on a node where pods hold VFs and others come and go. After each fault
 // the pods that hold VFs have the same containers, VFs and settings as before; the pods that were to start meanwhile run; all
@@ -33,8 +36,8 @@ func TestSurvive(t *testing.T) {
 	deck := faults()
 	if *surviveFor == 0 {
 		defer func() { *surviveTurn++ }()
-		s.order = fmt.Sprintf("half of the faults, -survive-turn %d", *surviveTurn)
-		for i := *surviveTurn & 1; i < len(deck); i += 2 {
+		s.order = fmt.Sprintf("a third of the faults, -survive-turn %d", *surviveTurn)
+		for i := int(*surviveTurn % turns); i < len(deck); i += turns {
 			if !s.strike(t, deck[i]) || t.Failed() {
 				return // what comes after one that left something would fail for that
 			}

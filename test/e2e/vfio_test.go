@@ -19,18 +19,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 )
 
 // TestDPDK runs the sample: in two pods, neither of them privileged, testpmd sends by one VF and receives by another. The
-// receiver finds its VF in its environment, the sender in device-info; containerd gives both the nodes of vfio by CDI, which
-// the cluster was started with: the other tests pass either way, and a roll-out takes a minute.
+// receiver finds its VF in its environment, the sender in device-info; containerd gives both the nodes of vfio by CDI. It is the
+// last test, so that the others have conf/ as it is: CDI and the pool stay, as a roll-out takes a minute.
 func TestDPDK(t *testing.T) {
-	pools, err := client.CoreV1().ConfigMaps("viaduct").Get(t.Context(), poolsMap, metav1.GetOptions{})
-	if err != nil || !strings.Contains(pools.Data[poolsKey], `"dpdk"`) {
-		t.Fatalf("no pool for DPDK, %v: the cluster is to be started with --apply test/e2e/testdata/cdi", err)
-	}
 	vfs := giveToDPDK(t)
+	applyCDI(t)
 	eventually(t, "the node to offer VFs for DPDK", func(ctx context.Context) error {
 		n, err := offers(ctx, dpdkResource)
 		if err == nil && n != len(vfs) {
@@ -96,6 +94,19 @@ func TestDPDK(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// applyCDI makes of what runs what conf/overlays/cdi is, with a pool for DPDK.
+func applyCDI(t *testing.T) {
+	t.Helper()
+	setPools(t, mustRead(t, "testdata/dpdk.json"))
+	patch, err := yaml.YAMLToJSON([]byte(mustRead(t, "../../conf/overlays/cdi/device-plugin.yaml")))
+	if err == nil {
+		_, err = client.AppsV1().DaemonSets("viaduct").Patch(t.Context(), "device-plugin", types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // applySample makes what conf/samples/dpdk has, in the tests' namespace and with their image. It goes when the test ends.
