@@ -42,14 +42,14 @@ demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from not
 	@bin/cluster run --vfs 0 --image bin/image.tar -- bin/demo $(if $(KEEP),--keep) || { \
 		echo; echo "✗ The demo FAILED. Why is in the line above that begins with ✗, or, if no cluster came up, with \"cluster:\"."; exit 1; }
 
-# Two parts run at once, once what they share is built; the longest is first. With more VMs than CPUs, or beside a compiler, an
+# Two parts run at once, once what they share is built. With more VMs than CPUs, or beside a compiler, an
 # emulated CPU spends what it gets on waiting for itself: all of it takes longer.
 .PHONY: test
 test: ## every test that takes no hours (those: make soak), fuzz targets for FUZZTIME each
 	hack/stages test-unit
 	$(MAKE) image tools bin/testpmd.tar bin/cni-plugins bin/sriov-helper
 	bin/cluster build
-	FUZZERS=3 hack/stages -2 test-lab test-cluster fuzz
+	FUZZERS=3 hack/stages -2 test-cluster test-lab fuzz
 
 ## building
 
@@ -110,21 +110,23 @@ test-unit: setup-go ## tests that need no VM, with the race detector (which need
 	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 hack/in-memory go test -race -p $(AT_ONCE) -shuffle=on -count=$(COUNT) -timeout 30m ./...
 	go test -C test/deploy -shuffle=on -count=$(COUNT) -timeout 30m ./...
 
+# The VM's own tests come first: they are about a machine as it boots.
 .PHONY: test-lab
 test-lab: build bin/lab bin/cni-plugins bin/sriov-helper ## tests in a VM with emulated SR-IOV NICs and the kernel's own drivers, and of that VM
 	@[ -n "$(call tagged,lab)" ] || { echo "no package has lab tests: that cannot be right"; exit 1; }
 	go test -tags labhost -p 1 -count=$(COUNT) -timeout $$((10*$(COUNT)))m ./test/lab ./test/lab/vm
-	hack/lab-tests "-test.count=$(COUNT) -test.timeout=$$((40*$(COUNT)))m -test.run="$(call tests,lab) $(call tagged,lab)
+	hack/lab-tests $$((60*$(COUNT)))m "-test.count=$(COUNT) -test.timeout=$$((40*$(COUNT)))m -test.run="$(call tests,lab) \
+		$(filter %/guesttest/,$(call tagged,lab)) $(filter-out %/guesttest/,$(call tagged,lab))
 
 .PHONY: test-cluster
 test-cluster: image bin/cluster bin/testpmd.tar ## tests on a real kubelet, containerd and API server in that VM
 	@[ -n "$(call tagged,cluster)" ] || { echo "no package has cluster tests: that cannot be right"; exit 1; }
-	go test -tags apiserver -v -count=$(COUNT) -timeout 10m -exec '$(CURDIR)/bin/cluster run --node=false --apply $(CURDIR)/conf --' ./test/manifests
+	go test -tags apiserver -v -count=$(COUNT) -timeout $$((10*$(COUNT)))m -exec '$(CURDIR)/bin/cluster run --node=false --apply $(CURDIR)/conf --' ./test/manifests
 	go test -tags cluster -v -p 1 -count=$(COUNT) -timeout $$((60*$(COUNT)))m -run $(call tests,cluster) -exec '$(CLUSTER) --image $(CURDIR)/bin/testpmd.tar --' $(call tagged,cluster)
 
 .PHONY: test-survive
-test-survive: image bin/cluster ## of that, what goes wrong on nodes, a third of it each day, while pods there hold VFs and others come and go
-	go test -tags cluster -v -count=$(COUNT) -timeout $$((60*$(COUNT)))m -run '^TestSurvive$$' -exec '$(CLUSTER) --' ./test/e2e
+test-survive: image bin/cluster ## of that, what goes wrong on nodes, a third of it each day (TURN=N: that one; COUNT=3: all), under pods with VFs
+	go test -tags cluster -v -count=$(COUNT) -timeout $$((60*$(COUNT)))m -run '^TestSurvive$$' -exec '$(CLUSTER) --' ./test/e2e $(if $(TURN),-args -survive-turn $(TURN))
 
 # Exclusive CPUs of two NUMA nodes take a VM with three: too slow for every day.
 .PHONY: test-numa
@@ -159,7 +161,7 @@ SURVIVE ?= 10m
 SEED    ?= 0
 
 .PHONY: survive
-survive: image bin/cluster ## what test-survive does, at random for 10 minutes; prints a table; SEED=N replays
+survive: image bin/cluster ## what goes wrong on nodes, all of it at random for 10 minutes; prints a table; SEED=N replays
 	go test -tags cluster -v -count=1 -timeout 60m -exec '$(CLUSTER) --' ./test/e2e -run '^TestSurvive$$' -args -survive-for $(SURVIVE) -survive-seed $(SEED)
 
 .PHONY: reboot

@@ -48,6 +48,7 @@ type sandbox struct {
 
 // Run follows the folder until ctx ends.
 func (w *StatusWriter) Run(ctx context.Context) error {
+	w.Dir = filepath.Clean(w.Dir) // as events name it
 	w.newest, w.said = map[network.Pod]sandbox{}, map[string]string{}
 	if w.Settle == 0 {
 		w.Settle = reportBudget + time.Second

@@ -253,7 +253,11 @@ func (s Store) aside(key string, put func(from, to string) error) (string, error
 	if err := put(s.path(key), to(n)); err != nil {
 		return "", fmt.Errorf("set record %s aside: %w", key, err)
 	}
-	return to(n), errors.Join(s.trimAside(to(n)), s.syncDir())
+	// Neither is worth a failure: the record is kept. A rename and a link leave the file's time, by which the oldest go.
+	now := time.Now()
+	_ = os.Chtimes(to(n), now, now)
+	s.trimAside(to(n))
+	return to(n), s.syncDir()
 }
 
 // MaxAside is how many records that were set aside a folder keeps. They are for a person, who reads a few; where each pod leaves one,
@@ -261,27 +265,25 @@ func (s Store) aside(key string, put func(from, to string) error) (string, error
 const MaxAside = 64
 
 // trimAside removes the oldest of too many records that were set aside, but for the one that has just been.
-func (s Store) trimAside(just string) error {
+func (s Store) trimAside(just string) {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
-		return fmt.Errorf("list records: %w", err)
+		return
 	}
-	written := map[string]time.Time{}
+	put := map[string]time.Time{}
 	for _, e := range entries {
 		path := filepath.Join(s.Dir, e.Name())
 		if aside, _ := filepath.Match("*.corrupt-[1-9]", e.Name()); !aside || path == just {
 			continue
 		}
 		if info, err := e.Info(); err == nil { // else another call has removed it
-			written[path] = info.ModTime()
+			put[path] = info.ModTime()
 		}
 	}
-	oldest := slices.SortedFunc(maps.Keys(written), func(a, b string) int { return written[a].Compare(written[b]) })
-	var errs []error
+	oldest := slices.SortedFunc(maps.Keys(put), func(a, b string) int { return put[a].Compare(put[b]) })
 	for _, path := range oldest[:max(0, len(oldest)+1-MaxAside)] {
-		errs = append(errs, ignoreMissing(os.Remove(path)))
+		_ = os.Remove(path)
 	}
-	return errors.Join(errs...)
 }
 
 // Exists reports whether there is a record of key, be it one that can be read or not.

@@ -157,10 +157,11 @@ func TestAsideIsBounded(t *testing.T) {
 	if err := s.Write(name, rec{}); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now().Add(-time.Hour)
 	for i := range MaxAside + 5 {
 		key := fmt.Sprintf("k%d", i)
-		if err := errors.Join(s.Write(key, rec{}), os.Chtimes(s.path(key), began, began.Add(time.Duration(i)*time.Second))); err != nil {
+		// The longer ago a record was written, the later it is set aside here.
+		written := time.Now().Add(-time.Duration(i) * time.Hour)
+		if err := errors.Join(s.Write(key, rec{}), os.Chtimes(s.path(key), written, written)); err != nil {
 			t.Fatal(err)
 		}
 		path, err := s.SetAside(key)

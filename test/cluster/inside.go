@@ -52,6 +52,10 @@ func inside(ctx context.Context, args []string) (exit int, err error) {
 		return 0, fmt.Errorf("make a folder for the cluster's state: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
+	// kubectl keeps what an API server knows by the server's address, which all clusters here share.
+	if err := os.Setenv("KUBECACHEDIR", filepath.Join(temp, "kubectl")); err != nil {
+		return 0, err
+	}
 	return o.run(ctx, cache, temp)
 }
 

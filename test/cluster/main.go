@@ -6,7 +6,7 @@
 //	cluster run [flags] -- CMD [ARG…]  runs CMD as root on the node, with KUBECONFIG set and kubectl on PATH
 //	cluster shell [flags]              the same with a shell
 //
-// As the runner of tests: go test -exec "$PWD/bin/cluster run --" ./test/e2e/...
+// As the runner of tests: the Makefile's test-cluster.
 package main
 
 import (

@@ -26,7 +26,7 @@ import (
 const (
 	namespace = "e2e"
 	resource  = "intel.com/sriov"
-	// dpdkResource is what only testdata/cdi offers.
+	// dpdkResource is what only testdata/dpdk.json offers.
 	dpdkResource = "intel.com/dpdk"
 
 	// patience bounds a wait for anything. A VM without hardware support on a busy machine is some 20 times slower than
@@ -58,13 +58,7 @@ func comeUp(ctx context.Context) error {
 		return fmt.Errorf("find the cluster (make test-cluster starts one): %w", err)
 	}
 	config.QPS = -1 // the API server is ours alone
-	all, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	definitions = all.Resource(schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions"})
-	config.ContentType = "application/vnd.kubernetes.protobuf"
-	if client, err = kubernetes.NewForConfig(config); err != nil {
+	if err := connect(); err != nil {
 		return err
 	}
 	if _, err := client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{}); err != nil {
@@ -79,6 +73,19 @@ func comeUp(ctx context.Context) error {
 	}
 	fmt.Printf("deployed in %s\n", time.Since(start).Round(time.Second))
 	return nil
+}
+
+// connect makes the clients from config.
+func connect() error {
+	all, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	definitions = all.Resource(schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions"})
+	fast := rest.CopyConfig(config)
+	fast.ContentType = "application/vnd.kubernetes.protobuf"
+	client, err = kubernetes.NewForConfig(fast)
+	return err
 }
 
 // deployed says what is still missing.

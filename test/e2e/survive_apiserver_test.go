@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/client-go/kubernetes"
 )
 
 // passes marks the packets of the test itself, which still reaches the API server when nobody else on the node does.
@@ -29,8 +28,7 @@ func keepTheAPIServer(t *testing.T) {
 		return errors.Join(controlErr, err)
 	}}
 	config.Dial = dialer.DialContext
-	var err error
-	if client, err = kubernetes.NewForConfig(config); err != nil {
+	if err := connect(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -36,7 +36,7 @@ func TestSurvive(t *testing.T) {
 	deck := faults()
 	if *surviveFor == 0 {
 		defer func() { *surviveTurn++ }()
-		s.order = fmt.Sprintf("a third of the faults, -survive-turn %d", *surviveTurn)
+		s.order = fmt.Sprintf("a third of the faults, `make test-survive TURN=%d`", *surviveTurn)
 		for i := int(*surviveTurn % turns); i < len(deck); i += turns {
 			if !s.strike(t, deck[i]) || t.Failed() {
 				return // what comes after one that left something would fail for that

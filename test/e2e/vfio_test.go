@@ -25,11 +25,15 @@ import (
 
 // TestDPDK runs the sample: in two pods, neither of them privileged, testpmd sends by one VF and receives by another. The
 // receiver finds its VF in its environment, the sender in device-info; containerd gives both the nodes of vfio by CDI. It is the
-// last test, so that the others have conf/ as it is: CDI and the pool stay, as a roll-out takes a minute.
+// last test, so that the others have conf/ as it is (the first time, with -count): CDI and the pool stay, as a roll-out takes a minute.
 func TestDPDK(t *testing.T) {
 	vfs := giveToDPDK(t)
 	applyCDI(t)
 	eventually(t, "the node to offer VFs for DPDK", func(ctx context.Context) error {
+		set, err := client.AppsV1().DaemonSets("viaduct").Get(ctx, "device-plugin", metav1.GetOptions{})
+		if err != nil || !rolledOut(*set) {
+			return errors.Join(err, errors.New("the device plugin without CDI is still there"))
+		}
 		n, err := offers(ctx, dpdkResource)
 		if err == nil && n != len(vfs) {
 			err = fmt.Errorf("it offers %d, want %d", n, len(vfs))
@@ -76,6 +80,7 @@ func TestDPDK(t *testing.T) {
 		}
 	}
 	hasCDI(t, vfs, rx, tx)
+	t.Run("restricted with CDI", TestDaemonsAreRestricted)
 	const enough = 1000
 	received := 0
 	eventually(t, "packets to come through", func(ctx context.Context) (err error) {
