@@ -42,8 +42,8 @@ demo: image bin/cluster bin/demo ## two pods on VLAN 100 over real VFs, from not
 	@bin/cluster run --vfs 0 --image bin/image.tar -- bin/demo $(if $(KEEP),--keep) || { \
 		echo; echo "✗ The demo FAILED. Why is in the line above that begins with ✗, or, if no cluster came up, with \"cluster:\"."; exit 1; }
 
-# Two parts run at once, once what they share is built. With more VMs than CPUs, or beside a compiler, an
-# emulated CPU spends what it gets on waiting for itself: all of it takes longer.
+# Two parts run at once, once what they share is built. With more VMs than CPUs, or beside a compiler, an emulated CPU spends what
+# it gets on waiting for itself: all of it takes longer.
 .PHONY: test
 test: ## every test that takes no hours (those: make soak), fuzz targets for FUZZTIME each
 	hack/stages test-unit
@@ -135,7 +135,7 @@ test-numa: image bin/cluster ## the cluster's test of pods whose CPUs and VFs ar
 
 .PHONY: fuzz
 fuzz: setup-go ## every fuzz target, FUZZTIME (10s) each
-	hack/fuzz $(FUZZTIME) $(FUZZERS)
+	hack/in-memory hack/fuzz $(FUZZTIME) $(FUZZERS)
 
 .PHONY: bench
 bench: build bin/lab ## every benchmark; those of the VF path run in the lab, with two CPUs as a node has, as ratios to the bare kernel's time

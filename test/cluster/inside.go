@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -162,11 +163,16 @@ func (o options) apply(ctx context.Context, cache string, control *controlplane.
 			how = "-k"
 		}
 		// What a manifest defines, the API server serves some time later: the next manifest may need it.
-		err := control.Await(ctx, path, time.Minute, func(ctx context.Context) error {
+		var failed error
+		err := control.Await(ctx, "kubectl apply "+how+" "+path, time.Minute, func(ctx context.Context) error {
 			cmd := exec.CommandContext(ctx, filepath.Join(thirdparty.Bin(cache, "kubernetes"), "kubectl"), "apply", how, path)
 			cmd.Env = append(os.Environ(), "KUBECONFIG="+control.Secrets.HostKubeconfig("admin"))
-			if out, err := cmd.CombinedOutput(); err != nil {
-				return fmt.Errorf("kubectl apply: %w: %s", err, bytes.TrimSpace(out))
+			out, err := cmd.CombinedOutput()
+			if err != nil && ctx.Err() == nil { // else the time was over in the middle of a try, and the one before says why
+				failed = fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+			}
+			if err != nil {
+				return cmp.Or(failed, err)
 			}
 			return nil
 		})

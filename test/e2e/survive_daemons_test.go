@@ -129,11 +129,11 @@ func breakConfigMap(t *testing.T, s *survival) {
 func writePools(t *testing.T, pools string) (before string) {
 	t.Helper()
 	ctx, maps := context.WithoutCancel(t.Context()), client.CoreV1().ConfigMaps("viaduct")
-	m, err := maps.Get(ctx, "sriovdp-config", metav1.GetOptions{})
+	m, err := maps.Get(ctx, poolsMap, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, m.Data["config.json"] = m.Data["config.json"], pools
+	before, m.Data[poolsKey] = m.Data[poolsKey], pools
 	if m, err = maps.Update(ctx, m, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func TestFlags(t *testing.T) {
 		want   string
 	}{
 		{
-			"--pfs 3 --vfs 2 --numa 3 --cpus 2 --memory 900 --joined=false", "2", 900, `
+			"--pfs 3 --vfs 2 --numa 3 --cpus 2 --memory 900 --joined=false", "5", 900, `
 PF on node 0: 2 VFs of 7, 2 with an interface
 PF on node 1: 2 VFs of 7, 2 with an interface
 PF on node 2: 2 VFs of 7, 2 with an interface

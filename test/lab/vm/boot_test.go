@@ -125,6 +125,7 @@ func TestEndings(t *testing.T) {
 	}{
 		{"killed", "kill -9 $$", 128 + 9, nil},
 		{"panic", "echo c > /proc/sysrq-trigger; sleep 1000", 0, ErrDied},
+		{"reset without a word", "echo b > /proc/sysrq-trigger; sleep 1000", 0, ErrDied},
 		{"reboot", "busybox reboot -f; sleep 1000", 0, ErrDied},
 	}
 	for _, tt := range tests {
