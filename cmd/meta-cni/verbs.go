@@ -10,10 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/delegate"
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
@@ -30,7 +30,7 @@ type plugin struct {
 	log *slog.Logger
 }
 
-func (p plugin) runner(c *config, args *skel.CmdArgs) *delegate.Runner {
+func (p plugin) runner(c *config, args *cni.CmdArgs) *delegate.Runner {
 	return &delegate.Runner{
 		Records:  delegate.Records(orDefault(c.StateDir, delegate.DefaultDir)),
 		Running:  journal.Store{Dir: orDefault(c.RunDir, delegate.DefaultRunDir), Version: 1},
@@ -44,13 +44,13 @@ func (p plugin) runner(c *config, args *skel.CmdArgs) *delegate.Runner {
 	}
 }
 
-func sandbox(args *skel.CmdArgs, pod network.Pod) delegate.Sandbox {
+func sandbox(args *cni.CmdArgs, pod network.Pod) delegate.Sandbox {
 	return delegate.Sandbox{
 		ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName, Args: args.Args, Pod: pod,
 	}
 }
 
-func (p plugin) add(args *skel.CmdArgs) error {
+func (p plugin) add(args *cni.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (p plugin) report(ctx context.Context, client agentapi.Client, rec *delegat
 	}
 }
 
-func (p plugin) del(args *skel.CmdArgs) error {
+func (p plugin) del(args *cni.CmdArgs) error {
 	pod, _ := parsePod(args.Args) // only for the message: the record knows the pod
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
@@ -137,7 +137,7 @@ func (p plugin) del(args *skel.CmdArgs) error {
 	return nil
 }
 
-func (p plugin) check(args *skel.CmdArgs) error {
+func (p plugin) check(args *cni.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -153,7 +153,7 @@ func (p plugin) check(args *skel.CmdArgs) error {
 }
 
 // status is the default network's. The agent is no part of it: the runtime makes the node NotReady on any error.
-func (p plugin) status(args *skel.CmdArgs) error {
+func (p plugin) status(args *cni.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (p plugin) status(args *skel.CmdArgs) error {
 	return nil
 }
 
-func (p plugin) gc(args *skel.CmdArgs) error {
+func (p plugin) gc(args *cni.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err

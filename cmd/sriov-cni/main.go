@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
@@ -11,10 +10,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	cniversion "github.com/containernetworking/cni/pkg/version"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
 )
 
@@ -42,10 +40,8 @@ func main() {
 
 // run carries out the verb in CNI_COMMAND. siteFile is where the node's owner may have put settings.
 func run(ctx context.Context, siteFile string) int {
-	var version string // of the configuration, once it is known
-	verb := func(name string, f func(*sriov.Plugin, context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
-		return func(args *skel.CmdArgs) error {
-			version = versionOf(args.StdinData)
+	verb := func(name string, f func(*sriov.Plugin, context.Context, *cni.CmdArgs) error) func(*cni.CmdArgs) error {
+		return func(args *cni.CmdArgs) error {
 			site, err := sriov.ReadSite(siteFile)
 			if err != nil {
 				return types.NewError(types.ErrIOFailure, err.Error(), "")
@@ -55,31 +51,13 @@ func run(ctx context.Context, siteFile string) int {
 			return f(sriov.New(site.StateDir, log.With("verb", name)), ctx, args)
 		}
 	}
-	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
+	return cni.Main(cni.Verbs{
 		Add:    verb("ADD", (*sriov.Plugin).Add),
 		Del:    verb("DEL", (*sriov.Plugin).Del),
 		Check:  verb("CHECK", (*sriov.Plugin).Check),
 		GC:     verb("GC", (*sriov.Plugin).GC),
 		Status: verb("STATUS", (*sriov.Plugin).Status),
-	}, cniversion.All, fmt.Sprintf(about, buildVersion()))
-	if err == nil {
-		return 0
-	}
-	// The library's own answer leaves out the version that the specification asks for.
-	answer := struct {
-		CNIVersion string `json:"cniVersion,omitempty"`
-		*types.Error
-	}{version, err}
-	if printErr := json.NewEncoder(os.Stdout).Encode(answer); printErr != nil {
-		fmt.Fprintln(os.Stderr, "sriov: cannot write the error to stdout:", printErr, "the error:", err)
-	}
-	return 1
-}
-
-func versionOf(stdin []byte) string {
-	// It was decoded before, by the library.
-	version, _ := new(cniversion.ConfigDecoder).Decode(stdin)
-	return version
+	}, fmt.Sprintf(about, buildVersion()))
 }
 
 func buildVersion() string {

@@ -9,9 +9,9 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
@@ -62,10 +62,10 @@ func ParseChain(data []byte) (*Chain, error) {
 			return nil, err
 		}
 	}
-	if bad := utils.ValidateNetworkName(c.Name); bad != nil {
-		return nil, invalid("CNI configuration: key name: %v", bad)
+	err := cni.CheckNetworkName(c.Name)
+	if err != nil {
+		return nil, fmt.Errorf("CNI configuration: %w", err)
 	}
-	var err error
 	if c.CNIVersion, err = highest(c.CNIVersion, versions); err != nil {
 		return nil, err
 	}

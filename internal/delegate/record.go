@@ -35,8 +35,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/utils"
-
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
@@ -134,8 +133,8 @@ func (r *Record) check(containerID string) error {
 		if !slices.Contains([]Phase{Planned, Adding, Added, Deleting, Gone}, a.Phase) {
 			return fmt.Errorf("network %s: unknown phase %q", a.Name, a.Phase)
 		}
-		if bad := utils.ValidateInterfaceName(a.IfName); bad != nil {
-			return fmt.Errorf("network %s: interface %q: %w", a.Name, a.IfName, bad)
+		if bad := cni.CheckIfName(a.IfName); bad != nil {
+			return fmt.Errorf("network %s: interface: %w", a.Name, bad)
 		}
 		if _, err := ParseChain(a.Config); err != nil {
 			return fmt.Errorf("network %s: %w", a.Name, err)
@@ -160,8 +159,8 @@ func newRecord(sb Sandbox, ns Netns, attachments []network.Attachment) (*Record,
 		if err != nil {
 			return nil, fmt.Errorf("network %s: %w", a.Name, err)
 		}
-		if bad := utils.ValidateInterfaceName(a.IfName); bad != nil {
-			return nil, invalid("network %s: interface %q: %v", a.Name, a.IfName, bad)
+		if bad := cni.CheckIfName(a.IfName); bad != nil {
+			return nil, invalid("network %s: interface: %v", a.Name, bad)
 		}
 		if other, ok := taken[a.IfName]; ok {
 			return nil, &network.Error{

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/utils"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/network"
@@ -59,11 +59,11 @@ func (sb Sandbox) check() error {
 	if err := journal.CheckKey(sb.ContainerID); err != nil {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_CONTAINERID: %v", err), "")
 	}
-	if bad := utils.ValidateContainerID(sb.ContainerID); bad != nil {
-		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_CONTAINERID: %v", bad), "")
+	if err := cni.CheckContainerID(sb.ContainerID); err != nil {
+		return err
 	}
-	if bad := utils.ValidateInterfaceName(sb.IfName); bad != nil {
-		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_IFNAME %q: %v", sb.IfName, bad), "")
+	if err := cni.CheckIfName(sb.IfName); err != nil {
+		return fmt.Errorf("CNI_IFNAME: %w", err)
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ type plugin struct {
 // Definition; what is wrong with it is in Err, so that only the pods that use it are told.
 func ParseDefinition(namespace, name, resource, config string) *Definition {
 	d := &Definition{Namespace: namespace, Name: name, Resource: strings.TrimSpace(resource)}
-	if d.Resource != "" && (len(d.Resource) > 317 || !qualified.MatchString(d.Resource)) {
+	if d.Resource != "" && (len(d.Resource) > 317 || !isQualified(d.Resource)) {
 		d.fail(problem(BadResource, "write it as in the pod's limits, such as intel.com/sriov", "%s is not a resource's name", quote(d.Resource)).
 			at(resourceKey))
 		return d
@@ -278,7 +278,7 @@ func HighestVersion(offered []string) string {
 }
 
 func checkVersion(v string) *Error {
-	if !versionPattern.MatchString(v) {
+	if !isVersion(v) {
 		return problem(BadVersion, "write a version of the CNI specification, such as 1.0.0", "%s is not a version", quote(v))
 	}
 	return nil

@@ -150,7 +150,7 @@ func annotationOf(key string) string {
 
 // keyName is a key of the user's own as it can stand in an error's Key.
 func keyName(key string) string {
-	if len(key) <= 80 && reversePattern.MatchString("a."+key) {
+	if len(key) <= 80 && isReverseDomain("a."+key) {
 		return key
 	}
 	return quote(key)

@@ -18,7 +18,7 @@ func (s *Selection) setCapability(name string, value any) {
 }
 
 func checkDeviceID(id string) *Error {
-	if len(id) > 128 || !devicePattern.MatchString(id) {
+	if len(id) > 128 || !isDevice(id) {
 		return problem(BadDeviceID, "remove it, and the pod's device is filled in; or write an id such as 0000:02:10.0", "%s is not a device id", quote(id))
 	}
 	return nil
@@ -81,7 +81,7 @@ func readGUID(s *Selection, raw json.RawMessage) *Error {
 	if err != nil || guid == "" {
 		return err
 	}
-	if !guidPattern.MatchString(guid) || strings.Trim(guid, "0:") == "" {
+	if !isGUID(guid) || strings.Trim(guid, "0:") == "" {
 		return problem(BadGUID, "write eight bytes in hexadecimal, such as 02:00:00:00:00:00:00:01", "%s is not an InfiniBand GUID", quote(guid))
 	}
 	s.setCapability("infinibandGUID", guid)

@@ -3,42 +3,89 @@ package network
 import (
 	"net"
 	"net/netip"
-	"regexp"
 	"strings"
-	"sync"
 )
 
-// A pattern is a regular expression that is compiled when it is first needed. The CNI plugin links this package for its
-// types, and starts for every sandbox: it must not pay for what the agent does.
-type pattern func() *regexp.Regexp
+// No regular expressions: the CNI plugin links this package for its types, and starts for every sandbox. Preparing one, and the
+// tables of package regexp itself, would be a tenth of what that start takes.
 
-func compile(s string) pattern {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(s) })
+const (
+	lower = "abcdefghijklmnopqrstuvwxyz"
+	digit = "0123456789"
+	alnum = digit + lower + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+)
+
+// only reports whether s is of the characters alone.
+func only(s, characters string) bool {
+	for i := range len(s) { // by bytes: what is not ASCII is in no set
+		if strings.IndexByte(characters, s[i]) < 0 {
+			return false
+		}
+	}
+	return true
 }
 
-// MatchString reports whether s matches.
-func (p pattern) MatchString(s string) bool { return p().MatchString(s) }
+// starts reports whether s is one of first and then of first and more.
+func starts(s, first, more string) bool {
+	return s != "" && only(s[:1], first) && only(s[1:], first+more)
+}
 
-var (
-	labelPattern   = compile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
-	domainPattern  = compile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
-	reversePattern = compile(`^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)+(/[-A-Za-z0-9_.]+)?$`)
-	qualified      = compile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
-	cniNamePattern = compile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
-	versionPattern = compile(`^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$`)
-	guidPattern    = compile(`^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){7}$`)
-	devicePattern  = compile(`^[A-Za-z0-9][A-Za-z0-9_.:-]*$`)
-)
+// framed is starts for what also ends with one of first.
+func framed(s, first, more string) bool {
+	return starts(s, first, more) && only(s[len(s)-1:], first)
+}
+
+// isDomain reports whether s is of labels (RFC 1123) with dots between them; least is how many there must be.
+func isDomain(s, characters string, least int) bool {
+	labels := strings.Split(s, ".")
+	for _, label := range labels {
+		if !framed(label, characters, "-") {
+			return false
+		}
+	}
+	return len(labels) >= least
+}
+
+// isReverseDomain takes what starts as a domain does, such as a key that a project has set aside for itself: "example.com/key".
+func isReverseDomain(s string) bool {
+	domain, path, ok := strings.Cut(s, "/")
+	return isDomain(domain, alnum, 2) && (!ok || path != "" && only(path, alnum+"-_."))
+}
+
+// isQualified takes an extended resource's name, such as "intel.com/sriov".
+func isQualified(s string) bool {
+	domain, name, ok := strings.Cut(s, "/")
+	return ok && framed(domain, lower+digit, "-.") && framed(name, alnum, "-_.")
+}
+
+// parts reports whether s is of n parts with sep between them, each least to most of the characters long.
+func parts(s, sep string, n, least, most int, characters string) bool {
+	all := strings.Split(s, sep)
+	for _, part := range all {
+		if len(part) < least || len(part) > most || !only(part, characters) {
+			return false
+		}
+	}
+	return len(all) == n
+}
+
+func isVersion(s string) bool { return parts(s, ".", 3, 1, 3, digit) }
+
+func isGUID(s string) bool { return parts(s, ":", 8, 2, 2, digit+"abcdefABCDEF") }
+
+func isDevice(s string) bool { return starts(s, alnum, "_.:-") }
+
+func isCNIName(s string) bool { return starts(s, alnum, "_.-") }
 
 func checkNamespace(s string) *Error {
-	if len(s) > 63 || !labelPattern.MatchString(s) {
+	if len(s) > 63 || !framed(s, lower+digit, "-") {
 		return problem(BadNamespace, "write the namespace as kubectl shows it", "%s is not a namespace's name", quote(s))
 	}
 	return nil
 }
 
 func checkName(s string) *Error {
-	if len(s) > 253 || !domainPattern.MatchString(s) {
+	if len(s) > 253 || !isDomain(s, lower+digit, 1) {
 		return problem(BadName, "write the NetworkAttachmentDefinition's name as kubectl shows it, without capitals or slashes",
 			"%s is not a definition's name", quote(s))
 	}
@@ -46,7 +93,7 @@ func checkName(s string) *Error {
 }
 
 func checkClaim(s string) *Error {
-	if len(s) > 253 || !domainPattern.MatchString(s) {
+	if len(s) > 253 || !isDomain(s, lower+digit, 1) {
 		return problem(BadName, "write the IPAMClaim's name as kubectl shows it, without capitals or slashes", "%s is not an IPAMClaim's name", quote(s))
 	}
 	return nil
@@ -135,7 +182,7 @@ func checkAddress(s string) *Error {
 
 // checkNetworkName takes what can be a CNI network's name: it becomes part of paths.
 func checkNetworkName(s string) *Error {
-	if len(s) > 200 || !cniNamePattern.MatchString(s) {
+	if len(s) > 200 || !isCNIName(s) {
 		return problem(BadNetworkName, "use letters, digits, '.', '_' and '-'", "%s cannot be a CNI network's name", quote(s))
 	}
 	return nil
@@ -144,7 +191,7 @@ func checkNetworkName(s string) *Error {
 // checkPluginType keeps a definition from naming a program by path, and from delegating to a meta plugin: that would
 // delegate again, without end.
 func checkPluginType(s string) *Error {
-	if len(s) > 128 || !cniNamePattern.MatchString(s) {
+	if len(s) > 128 || !isCNIName(s) {
 		return problem(BadPluginType, "write the name of a program in the CNI plugin folder, such as bridge", "%s is not a plugin's name", quote(s))
 	}
 	switch s {

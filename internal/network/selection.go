@@ -205,7 +205,7 @@ func parseElement(raw json.RawMessage, namespace string) (Selection, faults) {
 
 // checkUnknownKey lets other implementations' extensions pass: the standard gives them names with a domain.
 func checkUnknownKey(key string) *Error {
-	if len(key) <= 253 && reversePattern.MatchString(key) {
+	if len(key) <= 253 && isReverseDomain(key) {
 		return nil
 	}
 	remedy := "remove it, or give a key of your own a reverse domain name, such as com.example.key"

@@ -8,11 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types020 "github.com/containernetworking/cni/pkg/types/020"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
@@ -20,7 +20,7 @@ import (
 
 // Add puts a VF into a pod and writes the result to Out. What it did before it failed it undoes; what it cannot undo
 // stays on record.
-func (p *Plugin) Add(ctx context.Context, args *skel.CmdArgs) error {
+func (p *Plugin) Add(ctx context.Context, args *cni.CmdArgs) error {
 	start := time.Now()
 	c, err := p.call(args)
 	if err == nil {

@@ -9,9 +9,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/netlinks"
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
@@ -21,7 +21,7 @@ import (
 
 // Check compares the record with the live VF: what the PF enforces, the interface in the pod, its addresses. It changes
 // nothing.
-func (p *Plugin) Check(ctx context.Context, args *skel.CmdArgs) error {
+func (p *Plugin) Check(ctx context.Context, args *cni.CmdArgs) error {
 	c, err := p.call(args)
 	if err == nil {
 		err = c.cfg.NeedDevice()
@@ -116,7 +116,7 @@ func (d *device) checkPod(c *call, r *Record) error {
 }
 
 // Status says whether an ADD could work now.
-func (p *Plugin) Status(ctx context.Context, args *skel.CmdArgs) error {
+func (p *Plugin) Status(ctx context.Context, args *cni.CmdArgs) error {
 	c, err := p.call(args)
 	if err != nil {
 		return err
@@ -168,7 +168,7 @@ func (p *Plugin) writable() error {
 
 // GC puts back the VFs of this network whose attachment the runtime does not know any more, and lets the IPAM plugin do
 // the same. Without the runtime's list it does nothing: no list is not an empty one.
-func (p *Plugin) GC(ctx context.Context, args *skel.CmdArgs) error {
+func (p *Plugin) GC(ctx context.Context, args *cni.CmdArgs) error {
 	c, err := p.call(args)
 	if err != nil {
 		return err

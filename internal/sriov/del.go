@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/viaduct-sriov/viaduct/internal/cni"
@@ -15,7 +14,7 @@ import (
 
 // Del takes the VF back and releases the addresses. It needs no namespace, may come twice, and tries everything. For a VF
 // that somebody else has by now it only releases its own addresses.
-func (p *Plugin) Del(ctx context.Context, args *skel.CmdArgs) error {
+func (p *Plugin) Del(ctx context.Context, args *cni.CmdArgs) error {
 	start := time.Now()
 	cfg, fault, err := ParseForDel(args.StdinData, args.Args)
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
 )
@@ -32,13 +32,13 @@ func inProcess() (*sriov.Plugin, *bytes.Buffer) {
 	return p, log
 }
 
-func (i invocation) cmdArgs(t *testing.T) *skel.CmdArgs {
+func (i invocation) cmdArgs(t *testing.T) *cni.CmdArgs {
 	t.Helper()
 	stdin, err := json.Marshal(i.conf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &skel.CmdArgs{ContainerID: i.id, Netns: i.ns, IfName: i.ifName, Args: i.args, Path: cniPath(), StdinData: stdin}
+	return &cni.CmdArgs{ContainerID: i.id, Netns: i.ns, IfName: i.ifName, Args: i.args, Path: cniPath(), StdinData: stdin}
 }
 
 // The pod's namespace is deleted while its ADD runs. Whatever that ADD answers, the DEL that follows finds all there is.
@@ -166,7 +166,7 @@ func TestIPAMHangsAtDel(t *testing.T) {
 		t.Errorf("after DEL, with open records %v: %s", openRecords(t), diff)
 	}
 	p.kill()
-	for _, verb := range []func(context.Context, *skel.CmdArgs) error{plugin.Add, plugin.Del} {
+	for _, verb := range []func(context.Context, *cni.CmdArgs) error{plugin.Add, plugin.Del} {
 		if err := verb(t.Context(), next.call("", next.conf(d, nil)).cmdArgs(t)); err != nil {
 			t.Errorf("the next pod: %v", err)
 		}

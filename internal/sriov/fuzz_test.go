@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 )
 
@@ -76,7 +76,7 @@ func FuzzPrevResult(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, stdin []byte) {
-		c := &call{CmdArgs: &skel.CmdArgs{StdinData: stdin}, cfg: &Config{CNIVersion: "1.1.0"}}
+		c := &call{CmdArgs: &cni.CmdArgs{StdinData: stdin}, cfg: &Config{CNIVersion: "1.1.0"}}
 		result, err := c.previous()
 		if err != nil {
 			if codeOf(err, 0) != 6 {

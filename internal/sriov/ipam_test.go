@@ -14,10 +14,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 )
 
 func newPlugin(t *testing.T) *Plugin {
@@ -39,7 +40,7 @@ func script(t *testing.T, body string) (dir string) {
 
 func ipamCall(t *testing.T, p *Plugin, path, conf string) *call {
 	t.Helper()
-	c, err := p.call(&skel.CmdArgs{
+	c, err := p.call(&cni.CmdArgs{
 		ContainerID: "c1", Netns: "/run/netns/x", IfName: "net1", Args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p", Path: path, StdinData: []byte(conf),
 	})
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/pkg/pci"
 	"github.com/viaduct-sriov/viaduct/pkg/vf"
@@ -94,7 +94,7 @@ func (p *Plugin) release(ctx context.Context, log *slog.Logger, key string, l Le
 	}
 	cfg, _, err := ParseForDel(l.Invocation.Config, l.Invocation.Args)
 	if err == nil {
-		dead := &call{cfg: cfg, log: log, CmdArgs: &skel.CmdArgs{
+		dead := &call{cfg: cfg, log: log, CmdArgs: &cni.CmdArgs{
 			ContainerID: l.Owner.ContainerID, IfName: l.Owner.IfName,
 			Args: l.Invocation.Args, Path: l.Invocation.Path, StdinData: l.Invocation.Config,
 		}}

@@ -17,10 +17,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
 
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/journal"
 	"github.com/viaduct-sriov/viaduct/internal/takeover"
 	"github.com/viaduct-sriov/viaduct/pkg/netns"
@@ -61,12 +61,12 @@ func New(records string, log *slog.Logger) *Plugin {
 
 // A call is what the runtime asks of one verb.
 type call struct {
-	*skel.CmdArgs
+	*cni.CmdArgs
 	cfg *Config
 	log *slog.Logger
 }
 
-func (p *Plugin) call(args *skel.CmdArgs) (*call, error) {
+func (p *Plugin) call(args *cni.CmdArgs) (*call, error) {
 	cfg, err := Parse(args.StdinData, args.Args)
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func (p *Plugin) call(args *skel.CmdArgs) (*call, error) {
 	return p.callWith(args, cfg), nil
 }
 
-func (p *Plugin) callWith(args *skel.CmdArgs, cfg *Config) *call {
+func (p *Plugin) callWith(args *cni.CmdArgs, cfg *Config) *call {
 	log := p.Log.With("container", args.ContainerID, "ifname", args.IfName, "network", cfg.Network)
 	if cfg.NeedDevice() == nil {
 		log = log.With("vf", cfg.Device.String())
