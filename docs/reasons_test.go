@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/viaduct-sriov/viaduct/internal/netlinks"
+	"github.com/viaduct-sriov/viaduct/internal/defaultroute"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
@@ -74,7 +74,7 @@ func advised(t *testing.T) map[string]advice {
 	}
 	// This one is another package's error as it is.
 	if out := said["GatewayOutOfReach"]; slices.Equal(out.Problems, []string{"…"}) {
-		out.Problems[0] = "…: " + netlinks.ErrGateway.Error() + ": …"
+		out.Problems[0] = "…: " + defaultroute.ErrGateway.Error() + ": …"
 	}
 	return said
 }

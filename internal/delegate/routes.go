@@ -11,14 +11,14 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/viaduct-sriov/viaduct/internal/cni"
-	"github.com/viaduct-sriov/viaduct/internal/netlinks"
+	"github.com/viaduct-sriov/viaduct/internal/defaultroute"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
 // setDefaultRoutes makes the pod's default routes exactly those that its attachments ask for. If none asks, they are what
 // the plugins made them.
 func setDefaultRoutes(rec *Record) error {
-	var want []netlinks.Gateway
+	var want []defaultroute.Gateway
 	asked := ""
 	for i := range rec.Attachments {
 		a := &rec.Attachments[i]
@@ -34,15 +34,15 @@ func setDefaultRoutes(rec *Record) error {
 			return err
 		}
 		for _, g := range gateways {
-			want = append(want, netlinks.Gateway{IfName: a.IfName, Address: g})
+			want = append(want, defaultroute.Gateway{IfName: a.IfName, Address: g})
 		}
 	}
 	if asked == "" {
 		return nil
 	}
-	err := netlinks.SetDefaultRoutes(rec.Netns.Path, want)
+	err := defaultroute.Set(rec.Netns.Path, want)
 	switch {
-	case errors.Is(err, netlinks.ErrGateway):
+	case errors.Is(err, defaultroute.ErrGateway):
 		return &network.Error{
 			Reason: network.GatewayOutOfReach, Pod: rec.Pod, Network: asked, Key: "default-route", Problem: err.Error(),
 			Remedy: "name a router in a subnet that the interface has an address of; a network that makes no interface, as for DPDK, can have no default-route",

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -115,17 +114,7 @@ func gatewayFor(dst net.IP, ips []*types100.IPConfig) net.IP {
 func setSysctl(ns *netns.Netns, family, ifName, key, value string) error {
 	// An interface name may hold a dot, not a slash: as a path, unlike as a sysctl name, it is unambiguous.
 	path := filepath.Join("/proc/sys/net", family, "conf", ifName, key)
-	return ns.Do(func() error { return writeSetting(path, []byte(value)) })
-}
-
-// writeSetting writes a file of proc, which takes a value with one write, and cannot be created.
-func writeSetting(path string, value []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(value)
-	return errors.Join(err, f.Close())
+	return ns.Do(func() error { return netns.WriteSetting(path, []byte(value)) })
 }
 
 // Check tells which of the addresses and routes that Configure gave the interface are not there any more.

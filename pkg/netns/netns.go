@@ -180,3 +180,14 @@ func routeSocket() (int, error) {
 	}
 	return s, nil
 }
+
+// WriteSetting writes a file of /proc/sys/net, which shows the settings of the namespace that the calling thread is in. It takes
+// a value with one write, and cannot be created: the error wraps fs.ErrNotExist where there is no such setting.
+func WriteSetting(path string, value []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(value)
+	return errors.Join(err, f.Close())
+}

@@ -1,4 +1,4 @@
-package netlinks
+package defaultroute
 
 import (
 	"encoding/binary"
@@ -49,7 +49,7 @@ func podNetns(t *testing.T, name string, lines ...string) (path string, in func(
 	return "/var/run/netns/" + name, in
 }
 
-func TestSetDefaultRoutes(t *testing.T) {
+func TestSet(t *testing.T) {
 	const v4, v6 = "ip route add default via 10.1.0.1", "ip -6 route add default via fd01::1"
 	net1 := func(addresses ...string) (out []Gateway) {
 		for _, a := range addresses {
@@ -73,16 +73,40 @@ func TestSetDefaultRoutes(t *testing.T) {
 		"two before":         {[]string{v4, "ip route add default via 10.2.0.9 metric 50"}, net1("10.2.0.1"), []string{"default via 10.2.0.1 dev net1"}, ""},
 		"two gateways":       {[]string{v4}, net1("10.2.0.1", "10.2.0.3"), []string{"default via 10.2.0.1 dev net1", "default via 10.2.0.3 dev net1"}, ""},
 		"multipath before":   {[]string{"ip route add default nexthop via 10.1.0.1 nexthop via 10.2.0.9", "ip -6 route add default nexthop via fd01::1 nexthop via fd02::9"}, net1("10.2.0.1"), []string{"default via 10.2.0.1 dev net1"}, ""},
+		"nexthop objects":    {[]string{"ip nexthop add id 1 via 10.1.0.1 dev eth0", "ip route add default nhid 1", "ip nexthop add id 2 via fd01::1 dev eth0", "ip -6 route add default nhid 2"}, net1("10.2.0.1"), []string{"default via 10.2.0.1 dev net1"}, ""},
 		"same as before":     {[]string{"ip route add default via 10.2.0.1"}, net1("10.2.0.1"), []string{"default via 10.2.0.1 dev net1"}, ""},
 		"unreachable":        {[]string{v4, v6}, net1("192.0.2.1"), []string{"default via 10.1.0.1 dev eth0", "default via fd01::1 dev eth0"}, "192.0.2.1"},
 		"second unreachable": {[]string{v4}, net1("10.2.0.1", "192.0.2.1"), []string{"default via 10.1.0.1 dev eth0"}, "192.0.2.1"},
 		"IPv6 unreachable":   {[]string{v4, v6}, net1("10.2.0.1", "fd09::1"), []string{"default via 10.1.0.1 dev eth0", "default via fd01::1 dev eth0"}, "fd09::1"},
 		"IPv4 unreachable":   {[]string{v4, v6}, net1("fd02::1", "192.0.2.1"), []string{"default via 10.1.0.1 dev eth0", "default via fd01::1 dev eth0"}, "192.0.2.1"},
-		"no such interface":  {[]string{v4}, []Gateway{{"net7", netip.MustParseAddr("10.2.0.1")}}, []string{"default via 10.1.0.1 dev eth0"}, "net7"},
+		"put back without carrier": {
+			[]string{v4, "ip link set peer1 down"}, net1("192.0.2.1"), []string{"default via 10.1.0.1 dev eth0"}, "192.0.2.1",
+		},
+		"put back multipath": {
+			[]string{"ip route add default nexthop via 10.1.0.1 nexthop via 10.2.0.9", "ip link set peer1 down"},
+			net1("192.0.2.1"),
+			[]string{"default", "nexthop via 10.1.0.1 dev eth0", "nexthop via 10.2.0.9 dev net1"},
+			"192.0.2.1",
+		},
+		"put back nexthop objects": {
+			[]string{"ip nexthop add id 1 via 10.1.0.1 dev eth0", "ip route add default nhid 1"},
+			net1("192.0.2.1"),
+			[]string{"default nhid 1 via 10.1.0.1"},
+			"192.0.2.1",
+		},
+		"put back as it was": {
+			[]string{"ip route add default via 10.1.0.1 src 10.1.0.2 mtu 1400 metric 7 proto static dev eth0 onlink"},
+			net1("192.0.2.1"),
+			[]string{"default via 10.1.0.1 dev eth0"},
+			"192.0.2.1",
+		},
+		"no such interface": {[]string{v4}, []Gateway{{"net7", netip.MustParseAddr("10.2.0.1")}}, []string{"default via 10.1.0.1 dev eth0"}, "net7"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path, in := podNetns(t, fmt.Sprint("viaduct-routes-", os.Getpid()), tc.before...)
-			err := SetDefaultRoutes(path, tc.want)
+			in("ip route add default via 10.1.0.1 dev eth0 table 100")
+			before := in("ip route show; ip -6 route show default")
+			err := Set(path, tc.want)
 			if got := fmt.Sprint(err); (err != nil) != (tc.fails != "") || !strings.Contains(got, tc.fails) {
 				t.Errorf("want an error with %q, got %v", tc.fails, err)
 			}
@@ -91,6 +115,12 @@ func TestSetDefaultRoutes(t *testing.T) {
 			}
 			if diff := cmp.Diff(tc.routes, defaultsIn(in)); diff != "" {
 				t.Errorf("default routes: -want +got:\n%s", diff)
+			}
+			if after := in("ip route show; ip -6 route show default"); tc.fails != "" && after != before {
+				t.Errorf("after a failure:\n%s, before:\n%s", after, before)
+			}
+			if got := in("ip route show table 100"); !strings.HasPrefix(got, "default via 10.1.0.1") {
+				t.Errorf("table 100 has %q", got)
 			}
 			// The routes to the interfaces' own subnets stay.
 			if n := strings.Count(in("ip route show proto kernel"), "\n"); n != 2 {
@@ -164,7 +194,7 @@ func TestDefaultRoutesDespiteRouters(t *testing.T) {
 		t.Fatalf("before, it learns the router: %s", d)
 	}
 	both := []Gateway{{"net1", netip.MustParseAddr("10.2.0.1")}, {"net1", netip.MustParseAddr("fd02::1")}}
-	if err := SetDefaultRoutes(path, append(both, Gateway{"net1", netip.MustParseAddr("fd09::1")})); !errors.Is(err, ErrGateway) {
+	if err := Set(path, append(both, Gateway{"net1", netip.MustParseAddr("fd09::1")})); !errors.Is(err, ErrGateway) {
 		t.Fatal(err)
 	}
 	if got := in("cat /proc/sys/net/ipv6/conf/*/accept_ra_defrtr"); strings.Contains(got, "0") {
@@ -173,7 +203,7 @@ func TestDefaultRoutesDespiteRouters(t *testing.T) {
 	if d := cmp.Diff(learned, defaultsIn(in)); d != "" {
 		t.Errorf("after a failure: %s", d)
 	}
-	if err := SetDefaultRoutes(path, both); err != nil {
+	if err := Set(path, both); err != nil {
 		t.Fatal(err)
 	}
 	hear(4 * time.Second)
