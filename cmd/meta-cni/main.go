@@ -11,6 +11,7 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/delegate"
+	_ "github.com/viaduct-sriov/viaduct/internal/stack" // first of all
 )
 
 // It listens for no signal. One that ends it ends its plugins, too, and leaves a record by which the next call undoes what

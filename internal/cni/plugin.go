@@ -42,6 +42,9 @@ func Main(verbs Verbs, about string) int {
 	return program{os.Getenv, os.Stdin, os.Stdout, os.Stderr}.main(verbs, about)
 }
 
+// known are the versions of the specification that a plugin speaks.
+func known() []string { return version.All.SupportedVersions() }
+
 type program struct {
 	getenv         func(string) string
 	stdin          io.Reader
@@ -75,10 +78,11 @@ func (p program) run(verbs Verbs, about string, args *CmdArgs) error {
 	var since string // the first version that has the verb
 	switch command {
 	case "":
-		_, err := fmt.Fprintf(p.stderr, "%s\nCNI versions: %s\n", strings.TrimSpace(about), strings.Join(version.All.SupportedVersions(), ", "))
+		_, err := fmt.Fprintf(p.stderr, "%s\nCNI versions: %s\n", strings.TrimSpace(about), strings.Join(known(), ", "))
 		return err
 	case "VERSION":
-		return version.All.Encode(p.stdout)
+		_, err := fmt.Fprintf(p.stdout, "{\"cniVersion\":%q,\"supportedVersions\":[\"%s\"]}\n", version.Current(), strings.Join(known(), `","`))
+		return err
 	case "ADD":
 		verb, since = verbs.Add, "0.1.0"
 	case "DEL":
@@ -124,9 +128,9 @@ func (p program) readConfig(args *CmdArgs) error {
 	if conf.CNIVersion == "" {
 		conf.CNIVersion = "0.1.0" // the specification's default
 	}
-	if known := version.All.SupportedVersions(); !slices.Contains(known, conf.CNIVersion) {
+	if !slices.Contains(known(), conf.CNIVersion) {
 		return types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %q is not known", conf.CNIVersion),
-			"it must be one of "+strings.Join(known, ", "))
+			"it must be one of "+strings.Join(known(), ", "))
 	}
 	args.StdinData, args.CNIVersion = data, conf.CNIVersion
 	return CheckNetworkName(conf.Name)

@@ -174,16 +174,21 @@ func mergeArgs(conf, args object) *Error {
 // capability: there the values also travel as MAC= and IP= in CNI_ARGS, which these read. They read runtimeConfig too,
 // but for ovs, which gets its MAC in CNI_ARGS, and whereabouts, which gets addresses there (see internal/delegate).
 // ovn-k8s-cni-overlay reads the pod's annotation itself.
-var takesUndeclared = map[string][]string{
-	"mac": {"sriov", "accelerated-bridge", "bridge", "macvlan", "ovs", "tap", "tuning", "ovn-k8s-cni-overlay"},
-	"ips": {"host-local", "static", "whereabouts", "ovn-k8s-cni-overlay"},
-	// ib-sriov takes its GUID from runtimeConfig and from CNI_ARGS.
-	"infinibandGUID": {"ib-sriov"},
+func takesUndeclared(capability string) []string {
+	switch capability {
+	case "mac":
+		return []string{"sriov", "accelerated-bridge", "bridge", "macvlan", "ovs", "tap", "tuning", "ovn-k8s-cni-overlay"}
+	case "ips":
+		return []string{"host-local", "static", "whereabouts", "ovn-k8s-cni-overlay"}
+	case "infinibandGUID":
+		return []string{"ib-sriov"} // from runtimeConfig and from CNI_ARGS
+	}
+	return nil
 }
 
 // takes reports whether the plugin, or its IPAM plugin, is known to take a value that it does not declare.
 func takes(p plugin, capability string) bool {
-	names := takesUndeclared[capability]
+	names := takesUndeclared(capability)
 	return slices.Contains(names, p.typ) || (capability == "ips" && slices.Contains(names, p.ipam))
 }
 

@@ -49,23 +49,28 @@ func DefaultNodeConfig() *NodeConfig {
 	return &NodeConfig{Namespace: DefaultNamespace, Policy: Policy{Global: []string{defaultGlobalNamespace}}, System: []string{defaultSystemNamespace}}
 }
 
-// nodeKeys reads each key that means something. Order matters: multusNamespace stands before those that need it.
-var nodeKeys = []struct {
+type nodeKey struct {
 	name string
 	read func(*nodeParser, json.RawMessage) *Error
-}{
-	{"multusNamespace", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.Namespace, checkNamespace) }},
-	{"namespaceIsolation", func(p *nodeParser, raw json.RawMessage) *Error { return readBool(raw, &p.Policy.Isolated) }},
-	{"globalNamespaces", (*nodeParser).readGlobal},
-	{"systemNamespaces", (*nodeParser).readSystem},
-	{"clusterNetwork", (*nodeParser).readCluster},
-	{"defaultNetworks", (*nodeParser).readDefaults},
-	{"delegates", (*nodeParser).readDelegates},
-	{"confDir", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.ConfDir, checkPath) }},
-	{"binDir", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.BinDir, checkPath) }},
-	{"cniDir", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.StateDir, checkPath) }},
-	{"readinessindicatorfile", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.ReadyFile, checkPath) }},
-	{"logLevel", (*nodeParser).readLogLevel},
+}
+
+// nodeKeys reads each key that means something. Order matters: multusNamespace stands before those that need it. It is a function,
+// since a list of functions is made before main, also where it is not needed.
+var nodeKeys = func() []nodeKey {
+	return []nodeKey{
+		{"multusNamespace", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.Namespace, checkNamespace) }},
+		{"namespaceIsolation", func(p *nodeParser, raw json.RawMessage) *Error { return readBool(raw, &p.Policy.Isolated) }},
+		{"globalNamespaces", (*nodeParser).readGlobal},
+		{"systemNamespaces", (*nodeParser).readSystem},
+		{"clusterNetwork", (*nodeParser).readCluster},
+		{"defaultNetworks", (*nodeParser).readDefaults},
+		{"delegates", (*nodeParser).readDelegates},
+		{"confDir", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.ConfDir, checkPath) }},
+		{"binDir", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.BinDir, checkPath) }},
+		{"cniDir", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.StateDir, checkPath) }},
+		{"readinessindicatorfile", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.ReadyFile, checkPath) }},
+		{"logLevel", (*nodeParser).readLogLevel},
+	}
 }
 
 // understood are keys that say nothing new: what the file is, and what is found out from the default network's plugins.
@@ -88,7 +93,7 @@ func ParseNodeConfig(data []byte) (*NodeConfig, error) {
 	if raw, ok := o["name"]; ok && !isNull(raw) {
 		found.add(readString(raw, &p.name, checkNetworkName).at("name"))
 	}
-	for _, k := range nodeKeys {
+	for _, k := range nodeKeys() {
 		if raw, ok := o[k.name]; ok && !isNull(raw) {
 			found.add(k.read(p, raw).at(k.name))
 		}
@@ -136,7 +141,7 @@ func nodeObject(data []byte) (object, *Error) {
 		}
 	}
 	names := slices.Clone(understood)
-	for _, k := range nodeKeys {
+	for _, k := range nodeKeys() {
 		names = append(names, k.name)
 	}
 	return o, canonical(o, names...)

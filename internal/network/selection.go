@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // The annotations that this package reads.
@@ -147,22 +148,25 @@ func parseJSONForm(value []byte, namespace string) ([]Selection, faults) {
 	return selections, found
 }
 
-// elementKeys reads each key of the JSON form. Most are the standard's; deviceID and interfaceRequest are Multus' own.
-var elementKeys = map[string]func(*Selection, json.RawMessage) *Error{
-	"name":                 func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.Name, checkName) },
-	"namespace":            func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.Namespace, checkNamespace) },
-	"interface":            func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IfName, checkIfName) },
-	"interfaceRequest":     func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IfName, checkIfName) },
-	"deviceID":             func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.DeviceID, checkDeviceID) },
-	"ipam-claim-reference": func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IPAMClaim, checkClaim) },
-	"ips":                  readIPs,
-	"mac":                  readMAC,
-	"infiniband-guid":      readGUID,
-	"portMappings":         readPortMappings,
-	"bandwidth":            readBandwidth,
-	"cni-args":             readCNIArgs,
-	"default-route":        readDefaultRoute,
-}
+// elementKeys reads each key of the JSON form. Most are the standard's; deviceID and interfaceRequest are Multus' own. It is made
+// when it is needed: the CNI plugin links it and never does.
+var elementKeys = sync.OnceValue(func() map[string]func(*Selection, json.RawMessage) *Error {
+	return map[string]func(*Selection, json.RawMessage) *Error{
+		"name":                 func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.Name, checkName) },
+		"namespace":            func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.Namespace, checkNamespace) },
+		"interface":            func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IfName, checkIfName) },
+		"interfaceRequest":     func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IfName, checkIfName) },
+		"deviceID":             func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.DeviceID, checkDeviceID) },
+		"ipam-claim-reference": func(s *Selection, raw json.RawMessage) *Error { return readString(raw, &s.IPAMClaim, checkClaim) },
+		"ips":                  readIPs,
+		"mac":                  readMAC,
+		"infiniband-guid":      readGUID,
+		"portMappings":         readPortMappings,
+		"bandwidth":            readBandwidth,
+		"cni-args":             readCNIArgs,
+		"default-route":        readDefaultRoute,
+	}
+})
 
 func parseElement(raw json.RawMessage, namespace string) (Selection, faults) {
 	s := Selection{Namespace: namespace}
@@ -178,7 +182,7 @@ func parseElement(raw json.RawMessage, namespace string) (Selection, faults) {
 		if isNull(o[key]) {
 			continue
 		}
-		read, known := elementKeys[key]
+		read, known := elementKeys()[key]
 		if !known {
 			if err := checkUnknownKey(key); err != nil {
 				errs = append(errs, err.at(keyName(key)))
@@ -210,7 +214,7 @@ func checkUnknownKey(key string) *Error {
 	}
 	remedy := "remove it, or give a key of your own a reverse domain name, such as com.example.key"
 	plain := func(s string) string { return strings.ReplaceAll(strings.ReplaceAll(s, "-", ""), "_", "") }
-	for known := range elementKeys {
+	for known := range elementKeys() {
 		if len(key) < 32 && strings.EqualFold(plain(known), plain(key)) {
 			remedy = "write it " + known
 		}

@@ -32,6 +32,7 @@ func Others(root string) ([]string, error) {
 	if err != nil {
 		errs = append(errs, fmt.Errorf("list mounted network namespaces: %w", err))
 	}
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`) // what the kernel does to blanks
 	for line := range strings.Lines(string(mounts)) {
 		// id, parent, device, root, mount point, …: a namespace's root is its name, such as net:[4026532281].
 		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[3], "net:[") {
@@ -71,6 +72,3 @@ func readMounts(path string) (all []byte, err error) {
 	}
 	return all, nil
 }
-
-// unescape undoes what the kernel does to blanks in mountinfo.
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
