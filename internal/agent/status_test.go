@@ -84,7 +84,12 @@ func (j *journalist) record(t *testing.T, key string, pod network.Pod, phase del
 		Attachment: network.Attachment{Name: "pods", IfName: "eth0", IsDefault: true, Config: json.RawMessage(`{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge"}]}`)},
 		Phase:      phase, Result: json.RawMessage(result),
 	}}}
-	if err := delegate.Records(j.dir).Write(key, r); err != nil {
+	store := delegate.Records(j.dir)
+	write := store.Write
+	if store.Exists(key) {
+		write = store.Advance
+	}
+	if err := write(key, r); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -121,6 +126,8 @@ func TestStatusOfTheFirstPod(t *testing.T) {
 	j := startStatusWriterThatLooks(t, time.Hour)
 	j.api.putPod(pod1, nil)
 	j.cached(t, pod1)
+	j.record(t, "c1", pod1, delegate.Adding, "192.0.2.1/24")
+	time.Sleep(10 * 20 * time.Millisecond) // it has been looked at by now; else it is looked at once, later
 	j.record(t, "c1", pod1, delegate.Added, "192.0.2.1/24")
 	j.wantStatus(t, pod1, "192.0.2.1")
 }

@@ -87,7 +87,7 @@ func (r *Runner) delFallback(ctx context.Context, sb Sandbox, fallback network.A
 // to each of its tries, and the others must not wait for them. Hold the lock.
 func (r *Runner) tearDown(ctx context.Context, rec *Record) error {
 	netns := rec.livePath()
-	lagging := rec.Boot != bootID() // a power cut may have taken newer ones
+	lagging := rec.lagging()
 	var fresh, failed []*Attached
 	for i := range rec.Attachments {
 		switch a := &rec.Attachments[i]; {

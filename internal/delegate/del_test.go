@@ -118,6 +118,9 @@ func TestDelWithABrokenRecord(t *testing.T) {
 		"foreign":   `["somebody else's"]`,
 		"future":    `{"version":2,"record":{"containerID":"c1"}}`,
 		"no record": `{"version":1,"record":null}`,
+		// What came last is not to be guessed.
+		"broken in the middle": `{"version":1,"record":{"containerID":"c1"}}` + "\n{\n" + `{"version":1,"record":{"containerID":"c1"}}` + "\n",
+		"broken at its end":    `{"version":1,"record":{"containerID":"c1"}}` + "\nx\n",
 		// Whole, but nothing that this program wrote under this name.
 		"another container's": `{"version":1,"record":{"containerID":"c2","attachments":[{"name":"shop/one","ifName":"net1","phase":"added","config":{"cniVersion":"1.0.0","name":"one","type":"rec-b"}}]}}`,
 		"no networks":         `{"version":1,"record":{"containerID":"c1"}}`,
@@ -172,6 +175,9 @@ func FuzzRecord(f *testing.F) {
 		}
 		f.Add(data)
 		f.Add(data[:len(data)/2])
+		lines := slices.Concat(data, []byte("\n"), data, []byte("\n"))
+		f.Add(lines)
+		f.Add(lines[:len(lines)-5])
 	}
 	if err := os.MkdirAll(n.Records.Dir, 0o700); err != nil {
 		f.Fatal(err)
@@ -254,12 +260,16 @@ func TestDelNamesOnlyTheOldNetns(t *testing.T) {
 
 // After a power cut a record may know less than there was: its last changes were not synced.
 func TestDelAfterAPowerCut(t *testing.T) {
+	all := []string{"DEL rec-c net2", "DEL rec-b net1", "DEL rec-a eth0"}
 	for name, tc := range map[string]struct {
-		boot string
-		want []string
+		boot, behind string
+		want         []string
 	}{
-		"a later boot": {"before", []string{"DEL rec-c net2", "DEL rec-b net1", "DEL rec-a eth0"}},
-		"the same":     {bootID(), []string{"DEL rec-a eth0"}},
+		"a later boot":        {"before", "", all},
+		"the same":            {bootID(), "", []string{"DEL rec-a eth0"}},
+		"a part of a newer":   {bootID(), `{"version":1,"rec`, all},
+		"zeros behind it":     {"before", strings.Repeat("\x00", 5000), all},
+		"zeros and a newline": {"before", "\x00\x00\x00\x00\n", all},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
@@ -271,6 +281,14 @@ func TestDelAfterAPowerCut(t *testing.T) {
 			}
 			rec.Boot, rec.Phase, rec.Attachments[0].Phase = tc.boot, Adding, Adding
 			if err := n.Records.Write("c1", rec); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(n.Records.Dir, "c1.json")
+			written, err := os.ReadFile(path)
+			if err == nil {
+				err = os.WriteFile(path, append(written, tc.behind...), 0o600)
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 			if err := n.Del(t.Context(), n.sandbox("c1"), network.Attachment{}); err != nil {

@@ -15,17 +15,17 @@
 //	  deviceFile, deviceInfo          its file in devinfo/cni and what was in it after ADD
 //	]
 //
-// An attachment is on file as adding before its first plugin starts, and as added with its result when its last one
-// answered. A record disappears only when everything in it is torn down.
+// An attachment is on file as adding before its first plugin gets its configuration, and as added with its result when its last
+// one answered. A record disappears only when everything in it is torn down.
 //
 // A killed process leaves what it wrote. A power cut takes what was not synced, and what is synced when is this:
 //
 //   - A sandbox with nothing but the node's own default network: nothing. Its DEL needs no record to tear that network
 //     down, and the plugins' own files, such as the leases of host-local, are not synced either.
-//   - All others: the first record, which names all networks, before the first plugin of a network other than the default
-//     one starts; it is synced while the default network's plugins run. Later ones replace it by a file with synced
-//     content. So there is always one that names all networks, though it may not know how far they came. After a boot,
-//     DEL therefore takes planned for adding.
+//   - All others: the first record, which names all networks, before a plugin of a network other than the default one gets its
+//     configuration; it is synced while the default network's plugins run. Later ones are put behind it in the file, and not
+//     synced: no pod waits for the disk more than once. So there is always one that names all networks, though it may not
+//     know how far they came. After a boot, or if what follows it is torn, DEL therefore takes planned for adding.
 package delegate
 
 import (
@@ -72,7 +72,13 @@ type Record struct {
 	Boot        string      `json:"boot"`
 	Phase       Phase       `json:"phase"`
 	Attachments []Attached  `json:"attachments"`
+
+	// Torn says that a newer record follows in the file, and is not whole.
+	Torn bool `json:"-"`
 }
+
+// lagging reports whether a newer record may have been lost: in a power cut, or as the file says.
+func (r *Record) lagging() bool { return r.Torn || r.Boot != bootID() }
 
 // Attached is one attachment and what became of it.
 type Attached struct {
@@ -100,6 +106,9 @@ func (r *Record) HasExtra() bool { return len(r.Attachments) > 1 }
 func Read(records journal.Store, key string) (*Record, error) {
 	var rec Record
 	err := records.Read(key, &rec)
+	if errors.Is(err, journal.ErrTorn) {
+		rec.Torn, err = true, nil
+	}
 	if errors.Is(err, journal.ErrEmpty) {
 		return nil, fmt.Errorf("%w of container %s: its file is empty, a power cut came before it was synced", journal.ErrNotExist, key)
 	}

@@ -6,17 +6,19 @@ import "github.com/viaduct-sriov/viaduct/internal/journal"
 type writer struct {
 	store  journal.Store
 	rec    *Record
+	begun  bool
 	synced chan error // what became of syncing the first record; nil: it was not begun
 }
 
 // write puts the record on file as it is now.
 func (w *writer) write() error {
-	if w.synced != nil {
+	if w.begun {
 		if err := w.wait(); err != nil {
 			return err
 		}
 		return w.store.Advance(w.rec.ContainerID, w.rec)
 	}
+	w.begun = true
 	visible := w.store
 	visible.Durable = false
 	if err := visible.Write(w.rec.ContainerID, w.rec); err != nil || !w.rec.outlivesBoot() {

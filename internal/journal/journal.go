@@ -6,16 +6,19 @@
 //
 // On disk, below Store.Dir (mode 0700):
 //
-//	<key>.json       {"version":1,"record":{…}}   mode 0600; always whole: written as a temporary file, then renamed
+//	<key>.json       mode 0600; {"version":1,"record":{…}}, always whole: written as a temporary file, then renamed. Newer ones,
+//	                 which replace it, may stand behind it; the last of these may be torn
 //	.<key>.tmp       the temporary file; its name is fixed, so a killed writer leaves one at most
 //	<key>.lock       empty; held with flock(2), never renamed, removed only by its holder
 //	<key>.corrupt-N  a record that could not be read, for a person to look at: see SetAside and Preserve
 package journal
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -36,6 +39,9 @@ var (
 	// ErrEmpty means that the file has no bytes: all that a power cut leaves of a record that was never synced. Nothing else
 	// does, as every record is renamed to its place when it is whole. It is an ErrCorrupt, too.
 	ErrEmpty = errors.New("it is empty")
+	// ErrTorn means that the record is followed by a part of a newer one. The older one has been read all the same. It is an
+	// ErrCorrupt, too, for those who never call Advance.
+	ErrTorn = errors.New("what follows the record was not written to its end")
 	// ErrVersion means that another version of this program wrote the record. It is refused, not guessed.
 	ErrVersion = errors.New("record of an unknown version")
 	// ErrKey means that the key cannot be a file name.
@@ -91,7 +97,7 @@ func (s Store) path(key string) string { return filepath.Join(s.Dir, key+".json"
 func (s Store) temp(key string) string { return filepath.Join(s.Dir, "."+key+".tmp") }
 
 // Read decodes the record of key into v. Errors wrap ErrNotExist, ErrCorrupt, ErrVersion, ErrKey, or are the file
-// system's own.
+// system's own. One that wraps ErrTorn comes with a record in v.
 func (s Store) Read(key string, v any) error {
 	if err := CheckKey(key); err != nil {
 		return err
@@ -117,37 +123,70 @@ func (s Store) Read(key string, v any) error {
 	return s.Parse(path, data, v)
 }
 
-// Parse decodes the contents of a record's file into v; path is for the error, which wraps ErrCorrupt or ErrVersion.
+// Parse decodes the contents of a record's file into v; path is for the error, which wraps ErrCorrupt, ErrVersion, or ErrTorn.
 func (s Store) Parse(path string, data []byte, v any) error {
 	if len(data) == 0 {
 		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, ErrEmpty)
 	}
 	var env envelope
-	if err := json.Unmarshal(data, &env); err != nil {
-		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
-	}
-	if env.Version != s.Version {
-		return fmt.Errorf("%w %s: it says %d, this program reads %d", ErrVersion, path, env.Version, s.Version)
-	}
-	if len(env.Record) == 0 || string(env.Record) == "null" {
-		return fmt.Errorf("%w %s: it holds no record", ErrCorrupt, path)
+	torn, values := false, json.NewDecoder(bytes.NewReader(data))
+	for n := 0; ; n++ {
+		at := values.InputOffset()
+		var next envelope
+		err := values.Decode(&next)
+		if n > 0 && errors.Is(err, io.EOF) {
+			break
+		}
+		// What a power cut takes of a file that has its length already is zeros.
+		if n > 0 && err != nil && (errors.Is(err, io.ErrUnexpectedEOF) || bytes.IndexByte(data[at:], 0) >= 0) {
+			torn = true
+			break
+		}
+		switch {
+		case err != nil:
+			return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
+		case next.Version != s.Version:
+			return fmt.Errorf("%w %s: it says %d, this program reads %d", ErrVersion, path, next.Version, s.Version)
+		case len(next.Record) == 0 || string(next.Record) == "null":
+			return fmt.Errorf("%w %s: it holds no record", ErrCorrupt, path)
+		}
+		env = next
 	}
 	if err := json.Unmarshal(env.Record, v); err != nil {
 		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
 	}
+	if torn {
+		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, ErrTorn)
+	}
 	return nil
 }
 
-// Write replaces the record of key by v, whole or not at all. Hold the key's lock: two writers share one temporary name.
-func (s Store) Write(key string, v any) error {
-	if err := s.replace(key, v); err != nil {
+// maxAdvanced is how long a record's file may get by Advance.
+const maxAdvanced = 1 << 20
+
+// Advance puts v behind the record of key, which must have been written by this process: v counts from then on. It is not
+// synced. After a power cut the record may be the older one, and ErrTorn with it; but that, if it was durable, stays.
+func (s Store) Advance(key string, v any) error {
+	data, err := s.encode(key, v)
+	if err != nil {
 		return err
 	}
-	return s.syncDir()
+	f, err := os.OpenFile(s.path(key), os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("advance record %s: %w", key, err)
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size()+int64(len(data)) >= maxAdvanced {
+		return errors.Join(f.Close(), s.Write(key, v))
+	}
+	if err == nil {
+		_, err = f.Write(append([]byte{'\n'}, data...))
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("advance record %s: %w", key, err)
+	}
+	return nil
 }
-
-// Advance is Write for a record that is durable already: after a power cut it is v or the one before, and never none.
-func (s Store) Advance(key string, v any) error { return s.replace(key, v) }
 
 // Sync makes the record of key, as it is now, durable: for one that was written without, so that something else can go on
 // meanwhile. It is no error if there is none.
@@ -169,19 +208,29 @@ func (s Store) Sync(key string) error {
 	return s.syncDir()
 }
 
-func (s Store) replace(key string, v any) error {
+// encode is v as it stands in the record's file.
+func (s Store) encode(key string, v any) ([]byte, error) {
 	if err := CheckKey(key); err != nil {
-		return err
+		return nil, err
 	}
 	data, err := json.Marshal(struct { // an envelope, in one pass
 		Version int `json:"version"`
 		Record  any `json:"record"`
 	}{s.Version, v})
 	if err != nil {
-		return fmt.Errorf("encode record %s: %w", key, err)
+		return nil, fmt.Errorf("encode record %s: %w", key, err)
 	}
 	if len(data) > maxRecord { // nobody could read it again
-		return fmt.Errorf("write record %s: it would have %d bytes, %d at most", key, len(data), maxRecord)
+		return nil, fmt.Errorf("write record %s: it would have %d bytes, %d at most", key, len(data), maxRecord)
+	}
+	return data, nil
+}
+
+// Write replaces the record of key by v, whole or not at all. Hold the key's lock: two writers share one temporary name.
+func (s Store) Write(key string, v any) error {
+	data, err := s.encode(key, v)
+	if err != nil {
+		return err
 	}
 	if err := s.makeDir(); err != nil {
 		return err
@@ -193,7 +242,7 @@ func (s Store) replace(key string, v any) error {
 	if err := os.Rename(temp, s.path(key)); err != nil {
 		return errors.Join(fmt.Errorf("write record %s: %w", key, err), ignoreMissing(os.Remove(temp)))
 	}
-	return nil
+	return s.syncDir()
 }
 
 func (s Store) writeTemp(temp string, data []byte) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,16 +60,19 @@ func TestAdvanceAndSync(t *testing.T) {
 	if err := s.Sync("k"); err != nil {
 		t.Errorf("sync of nothing: %v", err)
 	}
+	if err := s.Advance("k", rec{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("advance of nothing: %v", err)
+	}
 	if err := s.Write("k", rec{"x", 1}); err != nil {
 		t.Fatal(err)
 	}
 	durable := s
 	durable.Durable = true
-	if err := errors.Join(durable.Sync("k"), durable.Advance("k", rec{"x", 2})); err != nil {
+	if err := errors.Join(durable.Sync("k"), durable.Advance("k", rec{"x", 2}), durable.Advance("k", rec{N: 3})); err != nil {
 		t.Fatal(err)
 	}
 	var got rec
-	if err := s.Read("k", &got); err != nil || got.N != 2 {
+	if err := s.Read("k", &got); err != nil || got != (rec{N: 3}) { // nothing of the older ones
 		t.Errorf("got %v, %v", got, err)
 	}
 	if err := errors.Join(durable.Sync("../k"), durable.Advance("../k", got)); !errors.Is(err, ErrKey) {
@@ -76,13 +80,42 @@ func TestAdvanceAndSync(t *testing.T) {
 	}
 }
 
-// Every truncation of a record is corrupt, never another record.
-func TestTruncated(t *testing.T) {
+// However often a record advances, its file stays small, and the last one counts.
+func TestAdvanceIsBounded(t *testing.T) {
 	s := Store{Dir: t.TempDir(), Version: 1}
-	if err := s.Write("k", rec{"x", 2}); err != nil {
+	if err := s.Write("k", rec{}); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(s.Dir, "k.json")
+	last := rec{Name: strings.Repeat("x", maxAdvanced/10)}
+	for last.N = range 25 {
+		if err := s.Advance("k", last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got rec
+	if err := s.Read("k", &got); err != nil || got != last {
+		t.Errorf("got %d, %v", got.N, err)
+	}
+	if info, err := os.Stat(s.path("k")); err != nil || info.Size() > maxAdvanced {
+		t.Errorf("its file has %d bytes, %v", info.Size(), err)
+	}
+}
+
+// Every truncation of a record is corrupt, never another record. One that has advanced is the older one, which says that it is.
+func TestTruncated(t *testing.T) {
+	s := Store{Dir: t.TempDir(), Version: 1}
+	older := rec{"x", 2}
+	if err := s.Write("k", older); err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.Stat(s.path("k"))
+	if err == nil {
+		err = s.Advance("k", rec{"y", 3})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := s.path("k")
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -91,8 +124,21 @@ func TestTruncated(t *testing.T) {
 		if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Read("k", &rec{}); !errors.Is(err, ErrCorrupt) {
-			t.Errorf("%d of %d bytes: %v, want ErrCorrupt", n, len(whole), err)
+		var got rec
+		err := s.Read("k", &got)
+		switch beyond := n - int(first.Size()); {
+		case beyond < 0:
+			if !errors.Is(err, ErrCorrupt) || errors.Is(err, ErrTorn) || got != (rec{}) {
+				t.Errorf("%d of %d bytes: %v, %v, want ErrCorrupt", n, len(whole), got, err)
+			}
+		case beyond <= 1: // nothing behind it, or the newline
+			if err != nil || got != older {
+				t.Errorf("%d of %d bytes: %v, %v, want the older one", n, len(whole), got, err)
+			}
+		default:
+			if !errors.Is(err, ErrTorn) || got != older {
+				t.Errorf("%d of %d bytes: %v, %v, want the older one and ErrTorn", n, len(whole), got, err)
+			}
 		}
 	}
 }

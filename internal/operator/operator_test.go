@@ -56,7 +56,7 @@ func TestList(t *testing.T) {
       ! it has a record that does not count: it is from before the last boot
   5   0000:02:11.2  vfio-pci  intel.com/dpdk    unreadable  -                                         -
       ! unhealthy: its driver is vfio-pci, but it has no vfio node: see whether the IOMMU is on
-      ! corrupt record ROOT/run/vfs/0000:02:11.2.json: unexpected end of JSON input
+      ! corrupt record ROOT/run/vfs/0000:02:11.2.json: unexpected EOF
 ens3  0000:03:00.0  igb  NUMA 0  link up  0 of 7 VFs  82576 Gigabit Network Connection
 record 0000:04:10.0: the VF is no more; it was aaaabbbbccccd net1's
 `
