@@ -95,8 +95,19 @@ func benchNode(b *testing.B, plugin string) *node {
 		b.Fatal(err)
 	}
 	fresh(b, filepath.Join(n.bin, "meta-cni"))
+	n.runDir = inMemory(b) // as /run is
 	n.def = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"noop"}]}`
 	return n
+}
+
+func inMemory(b *testing.B) string {
+	b.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "bench") //nolint:usetesting // it is to be in memory
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // serviceEnv is what a runtime passes on of its own environment: what systemd gives a service.
@@ -245,12 +256,7 @@ func BenchmarkAddTwoNetworks(b *testing.B) {
 	b.Run("disk", func(b *testing.B) { twoNetworks(b, benchNode(b, noop)) })
 	b.Run("memory", func(b *testing.B) {
 		n := benchNode(b, noop)
-		dir, err := os.MkdirTemp("/dev/shm", "records") //nolint:usetesting // it is to be in memory
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Cleanup(func() { _ = os.RemoveAll(dir) })
-		n.state = dir
+		n.state = inMemory(b)
 		twoNetworks(b, n)
 	})
 }

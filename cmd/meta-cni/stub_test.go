@@ -52,7 +52,7 @@ func buildAndRun(m *testing.M) (code int, err error) {
 // A node has the stub, stand-in plugins, and a sandbox.
 type node struct {
 	t                           testing.TB
-	dir, state                  string // state has the records
+	dir, state, runDir          string // state has the records
 	bin, journal, effects       string
 	netns, id, args, socket     string
 	annotations, extra, verbose string        // JSON; annotations is left out if empty
@@ -65,7 +65,7 @@ func newNode(t testing.TB) *node {
 	t.Helper()
 	dir := t.TempDir()
 	n := &node{
-		t: t, dir: dir, state: dir, bin: filepath.Join(dir, "bin"), journal: filepath.Join(dir, "calls"), effects: filepath.Join(dir, "effects"),
+		t: t, dir: dir, state: dir, runDir: filepath.Join(dir, "run"), bin: filepath.Join(dir, "bin"), journal: filepath.Join(dir, "calls"), effects: filepath.Join(dir, "effects"),
 		netns: delegatetest.Netns(t), id: fmt.Sprintf("c1-%d", os.Getpid()), socket: filepath.Join(dir, "agent.sock"),
 		args:        "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID=u-1;K8S_POD_INFRA_CONTAINER_ID=c1",
 		annotations: `{"kubernetes.io/config.source":"api"}`,
@@ -106,7 +106,7 @@ func (n *node) conf() string {
 	}
 	return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"viaduct","type":"meta-cni",%s"runtimeConfig":{%s},
 		"agentSocket":%q,"stateDir":%q,"runDir":%q,"deviceInfoDir":%q%s}`, delegates, runtimeConfig,
-		n.socket, filepath.Join(n.state, "pods"), filepath.Join(n.dir, "run"), filepath.Join(n.dir, "devinfo"), n.extra)
+		n.socket, filepath.Join(n.state, "pods"), n.runDir, filepath.Join(n.dir, "devinfo"), n.extra)
 }
 
 func (n *node) command(verb string) *exec.Cmd {

@@ -88,11 +88,14 @@ func (r *Runner) addAll(ctx context.Context, rec *Record) error {
 			return err
 		}
 		a.Phase = Adding
-		// This write also says that the one before is done.
-		if err := w.write(); err != nil {
-			return fmt.Errorf("write down the intent: %w", err)
+		ready := func() error {
+			// This also says that the attachment before is done.
+			if err := w.write(); err != nil {
+				return fmt.Errorf("write down the intent: %w", err)
+			}
+			return r.copyDeviceInfo(rec, a)
 		}
-		if err := r.addOne(ctx, rec, a, chain); err != nil {
+		if err := r.addOne(ctx, rec, a, chain, ready); err != nil {
 			return err
 		}
 		a.Phase = Added
@@ -107,11 +110,9 @@ func (r *Runner) addAll(ctx context.Context, rec *Record) error {
 	return nil
 }
 
-// addOne runs the attachment's plugins in order, each given the result of the one before.
-func (r *Runner) addOne(ctx context.Context, rec *Record, a *Attached, chain *Chain) error {
-	if err := r.copyDeviceInfo(rec, a); err != nil {
-		return err
-	}
+// addOne runs the attachment's plugins in order, each given the result of the one before. ready is called before the first one
+// can do anything.
+func (r *Runner) addOne(ctx context.Context, rec *Record, a *Attached, chain *Chain, ready func() error) error {
 	capabilities := withDeviceFile(a)
 	var result json.RawMessage
 	for _, p := range chain.Plugins {
@@ -125,11 +126,12 @@ func (r *Runner) addOne(ctx context.Context, rec *Record, a *Attached, chain *Ch
 		}
 		out, err := r.exec(ctx, call{
 			verb: "ADD", network: a.Name, ifName: a.IfName, plugin: p, stdin: stdin,
-			env: r.env(rec, a, chain, "ADD", rec.Netns.Path), containerID: rec.ContainerID,
+			env: r.env(rec, a, chain, "ADD", rec.Netns.Path), containerID: rec.ContainerID, ready: ready,
 		})
 		if err != nil {
 			return err
 		}
+		ready = nil
 		if result, err = convertResult(out, chain.CNIVersion); err != nil {
 			return &PluginError{
 				Network: a.Name, IfName: a.IfName, Plugin: p.Type, Verb: "ADD", Code: types.ErrDecodingFailure, Err: err,

@@ -99,9 +99,13 @@ func TestAddWhileAPluginIsWritten(t *testing.T) {
 		_, failed := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments()))
 		done <- failed
 	}()
-	for deadline := time.Now().Add(time.Minute); !n.Records.Exists("c1"); time.Sleep(time.Millisecond) { // it is about to start it
+	lock := filepath.Join(n.Records.Dir, "c1.lock")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // it is about to start it
+		if _, err := os.Stat(lock); err == nil {
+			break
+		}
 		if time.Now().After(deadline) {
-			t.Fatal("ADD wrote no record")
+			t.Fatal("ADD took no lock")
 		}
 	}
 	_, err = file.Write(program[half:])

@@ -77,9 +77,15 @@ type call struct {
 	stdin                 []byte
 	env                   map[string]string
 	containerID           string // empty: this verb is about no container
+	// ready, if not nil, is called while the plugin starts: it can do nothing before it has read its configuration, and gets none if
+	// this fails.
+	ready func() error
 }
 
-// exec runs a plugin and returns what it printed. The error is a *PluginError.
+// An unreadyError is why a plugin got no configuration. It is none of the plugin's.
+type unreadyError struct{ error }
+
+// exec runs a plugin and returns what it printed. The error is a *PluginError, or what c.ready returned.
 func (r *Runner) exec(ctx context.Context, c call) ([]byte, error) {
 	fail := &PluginError{Network: c.network, IfName: c.ifName, Plugin: c.plugin.Type, Verb: c.verb, Code: types.ErrInternal}
 	path, missing := r.find(c.plugin.Type)
@@ -89,6 +95,9 @@ func (r *Runner) exec(ctx context.Context, c call) ([]byte, error) {
 	}
 	stdout, stderr := &limited{max: maxStdout}, &tail{max: maxStderr}
 	err := r.start(ctx, c, path, stdout, stderr)
+	if unready, ok := errors.AsType[unreadyError](err); ok {
+		return nil, unready.error
+	}
 	if stdout.over {
 		err = fmt.Errorf("it printed more than %d bytes", maxStdout)
 		stdout.data = nil
@@ -134,6 +143,11 @@ func (r *Runner) start(ctx context.Context, c call, path string, stdout, stderr 
 	p, err := newProcess(plugin.pid)
 	if err == nil && c.containerID != "" {
 		err = r.Running.Write(c.containerID, processes{p, r.left(c.containerID)})
+	}
+	if err == nil && c.ready != nil {
+		if bad := c.ready(); bad != nil {
+			err = unreadyError{bad}
+		}
 	}
 	if err != nil {
 		plugin.kill()

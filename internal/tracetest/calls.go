@@ -47,7 +47,9 @@ func (t *tracer) call(tid int) (c Call, ok bool) {
 	switch r.Orig_rax {
 	case unix.SYS_WRITE, unix.SYS_WRITEV, unix.SYS_PWRITE64, unix.SYS_PWRITEV, unix.SYS_FTRUNCATE, unix.SYS_FALLOCATE,
 		unix.SYS_FSYNC, unix.SYS_FDATASYNC:
-		c.Path = written(tid, int(r.Rdi))
+		if c.Path = written(tid, int(r.Rdi)); c.Path == aPipe {
+			c.Reads = true
+		}
 		return c, c.Path != ""
 	case unix.SYS_CLONE, unix.SYS_CLONE3, unix.SYS_FORK, unix.SYS_VFORK:
 		return c, forks(tid, r)
@@ -79,12 +81,18 @@ func (t *tracer) call(tid int) (c Call, ok bool) {
 	return c, !strings.HasPrefix(c.Path, "/dev/")
 }
 
+// aPipe is what a program writes to that feeds another.
+const aPipe = "a pipe"
+
 // written names the file that a descriptor leads to; empty: a pipe, a socket, a terminal, but for the one of the result.
 func written(tid, fd int) string {
 	if fd == 1 {
 		return "the result"
 	}
 	target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", tid, fd))
+	if strings.HasPrefix(target, "pipe:") && fd > 2 {
+		return aPipe
+	}
 	if err != nil || !strings.HasPrefix(target, "/") || strings.HasPrefix(target, "/dev/") {
 		return ""
 	}
