@@ -99,7 +99,7 @@ func TestAddWhileAPluginIsWritten(t *testing.T) {
 		_, failed := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments()))
 		done <- failed
 	}()
-	lock := filepath.Join(n.Records.Dir, "c1.lock")
+	lock := filepath.Join(n.Running.Dir, "c1.lock")
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // it is about to start it
 		if _, err := os.Stat(lock); err == nil {
 			break

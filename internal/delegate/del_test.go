@@ -353,7 +353,7 @@ func TestARecordThatAPowerCutEmptied(t *testing.T) {
 func TestOneCallAtATime(t *testing.T) {
 	n := newNode(t)
 	n.LockWait = 50 * time.Millisecond
-	l, err := n.Records.Lock(t.Context(), "c1")
+	l, err := n.Running.Lock(t.Context(), "c1")
 	if err != nil {
 		t.Fatal(err)
 	}

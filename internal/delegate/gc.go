@@ -30,7 +30,7 @@ const (
 // calls GC of the networks' plugins with what remains. Sandboxes that another call works on are left alone. A record that
 // cannot be read is set aside if its container is not among valid, and the error says where it is.
 func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.GCAttachment) error {
-	keys, err := r.Records.Traces() // a killed call's lock, too: container ids never come again, so nobody else removes it
+	keys, err := r.traces()
 	if err != nil {
 		return err
 	}
@@ -51,6 +51,22 @@ func (r *Runner) GC(ctx context.Context, def network.Attachment, valid []types.G
 		}
 	}
 	return errors.Join(append(errs, r.gcPlugins(ctx, def, networks))...)
+}
+
+// traces lists the containers that there is a record of, or what a killed call has left: a part of a record, a lock, a plugin's
+// process. Container ids never come again, so nobody else removes these.
+func (r *Runner) traces() ([]string, error) {
+	records, err := r.Records.Traces()
+	if err != nil {
+		return nil, err
+	}
+	running, err := r.Running.Traces()
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Concat(records, running)
+	slices.Sort(all)
+	return slices.Compact(all), nil
 }
 
 // collect tears down the record of key if it is dead. It returns the record if something of it may still be in use.
@@ -206,7 +222,7 @@ func (r *Runner) sweep(ctx context.Context) error {
 // SweepNow is Sweep without the ten minutes. It looks at the records behind the key after, then at the others, and begins none
 // when the time is over. It returns the last key that it looked at, and all that failed.
 func (r *Runner) SweepNow(ctx context.Context, budget time.Duration, after string) (last string, err error) {
-	keys, err := r.Records.Traces()
+	keys, err := r.traces()
 	if err != nil {
 		return "", err
 	}

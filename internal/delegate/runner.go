@@ -28,7 +28,7 @@ const DefaultLockWait = 90 * time.Second
 // of processes: each container has a lock.
 type Runner struct {
 	Records journal.Store // what each sandbox has; see Records
-	Running journal.Store // processes by container id, while a plugin runs
+	Running journal.Store // each sandbox's lock, and the process of a plugin that runs; in memory: both end with the boot
 	Path    string        // CNI_PATH: where plugins are
 	Devices devinfo.Dir   // device-info files
 	// Multus is where Multus saved what it attached, so that its pods are torn down; empty: it never ran here.
@@ -70,12 +70,12 @@ func (sb Sandbox) check() error {
 
 // lock keeps every other call on the container away until release.
 func (r *Runner) lock(ctx context.Context, containerID string) (release func(), err error) {
-	l, err := r.Records.TryLock(containerID)
+	l, err := r.Running.TryLock(containerID)
 	if errors.Is(err, journal.ErrLocked) {
 		wait := orDefault(r.LockWait, DefaultLockWait)
 		waiting, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("another call on this container did not end in %v", wait))
 		defer cancel()
-		l, err = r.Records.Lock(waiting, containerID)
+		l, err = r.Running.Lock(waiting, containerID)
 	}
 	if err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (r *Runner) lock(ctx context.Context, containerID string) (release func(), 
 
 // tryLock is lock for who does not wait: the error wraps journal.ErrLocked.
 func (r *Runner) tryLock(ctx context.Context, containerID string) (release func(), err error) {
-	l, err := r.Records.TryLock(containerID)
+	l, err := r.Running.TryLock(containerID)
 	if err != nil {
 		return nil, err
 	}
@@ -101,8 +101,8 @@ func (r *Runner) own(ctx context.Context, l *journal.Lock, containerID string) (
 	return func() { r.release(l, containerID) }, nil
 }
 
-// release removes the lock's file unless there is a record that it belongs to: container ids never come again. Plugins that could
-// not be ended stay on record: what hangs in the kernel may act yet, and the next call has to wait for it.
+// release gives the lock back. Plugins that could not be ended stay on record: what hangs in the kernel may act yet, and the next
+// call has to wait for it.
 func (r *Runner) release(l *journal.Lock, containerID string) {
 	var err error
 	if left := r.left(containerID); len(left) > 0 {
@@ -110,12 +110,7 @@ func (r *Runner) release(l *journal.Lock, containerID string) {
 	} else {
 		err = r.Running.Remove(containerID)
 	}
-	if r.Records.Exists(containerID) {
-		err = errors.Join(err, l.Unlock())
-	} else {
-		err = errors.Join(err, l.UnlockAndRemove())
-	}
-	if err != nil {
+	if err = errors.Join(err, l.UnlockAndRemove()); err != nil {
 		r.Log.Warn("cannot give back the lock of a container", "container", containerID, "error", err)
 	}
 }

@@ -135,7 +135,7 @@ func TestGC(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		busy, err := n.Records.Lock(t.Context(), "busy")
+		busy, err := n.Running.Lock(t.Context(), "busy")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,7 +185,7 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	busy, err := n.Records.Lock(t.Context(), "busy")
+	busy, err := n.Running.Lock(t.Context(), "busy")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,8 +213,8 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// A call that is killed before its first record leaves a lock, and perhaps half a record. If no DEL comes, nobody else removes
-// them.
+// A call that is killed before its first record leaves a lock, and perhaps half a record or a plugin's process. If no DEL comes,
+// nobody else removes them.
 func TestWhatAKilledCallLeavesGoes(t *testing.T) {
 	for name, tidy := range map[string]func(*node) error{
 		"sweep": func(n *node) error { _, err := n.SweepNow(n.t.Context(), time.Minute, ""); return err },
@@ -227,20 +227,23 @@ func TestWhatAKilledCallLeavesGoes(t *testing.T) {
 			if _, err := n.Add(t.Context(), n.sandbox("live"), planned(n.attachments())); err != nil {
 				t.Fatal(err)
 			}
-			working, err := n.Records.Lock(t.Context(), "working")
+			working, err := n.Running.Lock(t.Context(), "working")
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer working.Unlock()
-			for _, file := range []string{"killed.lock", "killed2.lock", ".killed2.tmp", ".killed3.tmp"} {
-				if err := os.WriteFile(filepath.Join(n.Records.Dir, file), []byte(`{"vers`), 0o600); err != nil {
+			for _, path := range []string{
+				filepath.Join(n.Running.Dir, "killed.lock"), filepath.Join(n.Running.Dir, "killed2.lock"), filepath.Join(n.Records.Dir, ".killed2.tmp"),
+				filepath.Join(n.Records.Dir, ".killed3.tmp"), filepath.Join(n.Running.Dir, "killed4.json"), filepath.Join(n.Running.Dir, ".killed5.tmp"),
+			} {
+				if err := os.WriteFile(path, []byte(`{"vers`), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
 			if err := tidy(n); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff([]string{"effects/live-eth0-rec-a", "pods/live.json", "pods/live.lock", "pods/working.lock"}, n.left()); diff != "" {
+			if diff := cmp.Diff([]string{"effects/live-eth0-rec-a", "pods/live.json", "running/working.lock"}, n.left()); diff != "" {
 				t.Errorf("left: -want +got:\n%s", diff)
 			}
 		})
