@@ -77,6 +77,11 @@ func ReadCurrent(data []byte, otherwise string) (*types100.Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Current(read)
+}
+
+// Current is the newest version of a result, as ReadCurrent has it.
+func Current(read types.Result) (*types100.Result, error) {
 	r, err := types100.NewResultFromResult(read)
 	if err != nil {
 		return nil, fmt.Errorf("read the result: %w", err)

@@ -42,11 +42,11 @@ func (r *Runner) Add(ctx context.Context, sb Sandbox, plan Planner) (*Record, er
 	if err != nil {
 		return nil, err
 	}
-	rec, err := newRecord(sb, ns, attachments)
+	rec, chains, err := newRecord(sb, ns, attachments)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.addAll(ctx, rec); err != nil {
+	if err := r.addAll(ctx, rec, chains); err != nil {
 		return nil, errors.Join(err, r.undo(ctx, rec))
 	}
 	return rec, nil
@@ -71,16 +71,13 @@ func (r *Runner) clear(ctx context.Context, containerID string) error {
 	return r.tearDown(ctx, rec)
 }
 
-func (r *Runner) addAll(ctx context.Context, rec *Record) error {
+func (r *Runner) addAll(ctx context.Context, rec *Record, chains []*Chain) error {
 	rec.Phase = Adding
 	w := writer{store: r.Records, rec: rec}
 	defer w.wait() //nolint:errcheck // only so that nothing works on the record any more: a failure was seen, or is moot
-	for i := range rec.Attachments {
+	for i, chain := range chains {
 		a := &rec.Attachments[i]
-		chain, err := ParseChain(a.Config)
-		if err != nil {
-			return err
-		}
+		var err error
 		if a.DeviceFile, err = r.devicePath(rec, a, chain); err != nil {
 			return err
 		}

@@ -65,7 +65,7 @@ func setAside(from interface{ SetAside(string) (string, error) }, containerID st
 // delFallback runs the default network's DEL for a sandbox without a record.
 func (r *Runner) delFallback(ctx context.Context, sb Sandbox, fallback network.Attachment) error {
 	ns := netnsForDel(sb)
-	rec, err := newRecord(sb, ns, []network.Attachment{fallback})
+	rec, _, err := newRecord(sb, ns, []network.Attachment{fallback})
 	if err != nil {
 		return err
 	}

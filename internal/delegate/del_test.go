@@ -163,7 +163,7 @@ func FuzzRecord(f *testing.F) {
 	n.Path = "/nonexistent"   // no plugin runs
 	n.Records.Durable = false // the disk is not what is tested
 	for _, phase := range []Phase{Planned, Adding, Added, Deleting, Gone, "x"} {
-		rec, err := newRecord(n.sandbox("c1"), Netns{Path: n.netns}, n.attachments(network.Attachment{Name: "shop/one", Config: n.chain("one", "0.3.1", "rec-b")}))
+		rec, _, err := newRecord(n.sandbox("c1"), Netns{Path: n.netns}, n.attachments(network.Attachment{Name: "shop/one", Config: n.chain("one", "0.3.1", "rec-b")}))
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -273,7 +273,7 @@ func TestDelAfterAPowerCut(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
-			rec, err := newRecord(n.sandbox("c1"), Netns{Path: n.netns}, n.attachments(
+			rec, _, err := newRecord(n.sandbox("c1"), Netns{Path: n.netns}, n.attachments(
 				network.Attachment{Name: "shop/one", Config: n.chain("one", "1.0.0", "rec-b")},
 				network.Attachment{Name: "shop/two", Config: n.chain("two", "1.0.0", "rec-c")}))
 			if err != nil {

@@ -192,16 +192,22 @@ func (r *Runner) Sweep(ctx context.Context) {
 	}
 }
 
-// sweepRecord says when the last sweep was, and which record it ended with: the next one starts behind it, so that one
+// sweepRecord is as old as the last sweep, and says which record that ended with: the next one starts behind it, so that one
 // that hangs does not keep the others waiting for ever.
 type sweepRecord struct {
-	At   time.Time `json:"at"`
-	Last string    `json:"last"`
+	Last string `json:"last"`
 }
 
 func (r *Runner) sweep(ctx context.Context) error {
 	const key = "sweep"
 	store := journal.Store{Dir: filepath.Join(r.Running.Dir, "sweep"), Version: 1}
+	recent := func() bool {
+		age, err := store.Age(key)
+		return err == nil && age < sweepEvery && age >= 0
+	}
+	if recent() { // as nearly always: without a lock
+		return nil
+	}
 	l, err := store.TryLock(key)
 	if errors.Is(err, journal.ErrLocked) {
 		return nil
@@ -210,13 +216,13 @@ func (r *Runner) sweep(ctx context.Context) error {
 		return err
 	}
 	defer l.Unlock() //nolint:errcheck // the process ends anyway
-	var last sweepRecord
-	// One that is missing or cannot be read is as good as an old one.
-	if store.Read(key, &last) == nil && time.Since(last.At) < sweepEvery && time.Since(last.At) >= 0 {
+	if recent() {
 		return nil
 	}
+	var last sweepRecord
+	_ = store.Read(key, &last) // one that is missing or cannot be read is as good as none
 	end, err := r.SweepNow(ctx, sweepBudget, last.Last)
-	return errors.Join(err, store.Write(key, sweepRecord{At: time.Now(), Last: end}))
+	return errors.Join(err, store.Write(key, sweepRecord{end}))
 }
 
 // SweepNow is Sweep without the ten minutes. It looks at the records behind the key after, then at the others, and begins none

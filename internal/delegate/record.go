@@ -152,10 +152,10 @@ func (r *Record) check(containerID string) error {
 	return nil
 }
 
-// newRecord plans sb's attachments. What it refuses would be refused by a plugin or the kernel later, after the first
+// newRecord plans sb's attachments, and returns their configurations, too. What it refuses would be refused by a plugin or the kernel later, after the first
 // ones have run.
-func newRecord(sb Sandbox, ns Netns, attachments []network.Attachment) (*Record, error) {
-	rec := &Record{
+func newRecord(sb Sandbox, ns Netns, attachments []network.Attachment) (rec *Record, chains []*Chain, err error) {
+	rec = &Record{
 		ContainerID: sb.ContainerID, Pod: sb.Pod, IfName: sb.IfName, Args: sb.Args,
 		Netns: ns, Boot: bootID(), Phase: Planned,
 	}
@@ -166,13 +166,13 @@ func newRecord(sb Sandbox, ns Netns, attachments []network.Attachment) (*Record,
 		}
 		chain, err := ParseChain(a.Config)
 		if err != nil {
-			return nil, fmt.Errorf("network %s: %w", a.Name, err)
+			return nil, nil, fmt.Errorf("network %s: %w", a.Name, err)
 		}
 		if bad := cni.CheckIfName(a.IfName); bad != nil {
-			return nil, invalid("network %s: interface: %v", a.Name, bad)
+			return nil, nil, invalid("network %s: interface: %v", a.Name, bad)
 		}
 		if other, ok := taken[a.IfName]; ok {
-			return nil, &network.Error{
+			return nil, nil, &network.Error{
 				Reason: network.InterfaceTaken, Pod: sb.Pod, Network: a.Name, Key: "interface",
 				Problem: fmt.Sprintf("the interface name %s is taken by network %s", a.IfName, other),
 				Remedy:  `choose another "interface", or none for net1, net2, … by position`,
@@ -181,6 +181,7 @@ func newRecord(sb Sandbox, ns Netns, attachments []network.Attachment) (*Record,
 		taken[a.IfName] = a.Name
 		a.Capabilities = chain.declared(a.Capabilities)
 		rec.Attachments = append(rec.Attachments, Attached{Attachment: a, Phase: Planned})
+		chains = append(chains, chain)
 	}
-	return rec, nil
+	return rec, chains, nil
 }

@@ -14,6 +14,10 @@ func convertResult(data []byte, asked string) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	// An address that is missing is encoded as "<nil>": the next plugin, and DEL, could not read what this one said.
+	if _, err := cni.Current(result); err != nil {
+		return nil, fmt.Errorf("the result is incomplete: %w", err)
+	}
 	converted, err := result.GetAsVersion(asked)
 	if err != nil {
 		return nil, fmt.Errorf("convert the result: %w", err)
@@ -21,10 +25,6 @@ func convertResult(data []byte, asked string) (json.RawMessage, error) {
 	out, err := json.Marshal(converted)
 	if err != nil {
 		return nil, fmt.Errorf("encode the result: %w", err)
-	}
-	// An address that is missing is encoded as "<nil>": the next plugin, and DEL, could not read what this one said.
-	if _, err := cni.ReadCurrent(out, asked); err != nil {
-		return nil, fmt.Errorf("the result is incomplete: %w", err)
 	}
 	return out, nil
 }

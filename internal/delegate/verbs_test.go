@@ -2,6 +2,7 @@ package delegate
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -247,6 +248,30 @@ func TestWhatAKilledCallLeavesGoes(t *testing.T) {
 				t.Errorf("left: -want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// ADDs look for dead sandboxes every ten minutes, by a clock that may be set.
+func TestSweepNowAndThen(t *testing.T) {
+	n := newNode(t)
+	file := filepath.Join(n.Running.Dir, "sweep", "sweep.json")
+	for i, age := range []time.Duration{-1, sweepEvery / 2, sweepEvery + time.Minute, -time.Hour} { // the first: there was none
+		sb := n.sandbox(fmt.Sprint("dead", i))
+		sb.Netns = delegatetest.Netns(t)
+		if _, err := n.Add(t.Context(), sb, planned(n.attachments())); err != nil {
+			t.Fatal(err)
+		}
+		delegatetest.RemoveNetns(t, sb.Netns)
+		if last := time.Now().Add(-age); i > 0 {
+			if err := os.Chtimes(file, last, last); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.Sweep(t.Context())
+		swept := age != sweepEvery/2
+		if keys, err := n.Records.Keys(); err != nil || (len(keys) == 0) != swept {
+			t.Errorf("the last sweep %v ago: records of %v, %v", age, keys, err)
+		}
 	}
 }
 

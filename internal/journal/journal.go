@@ -341,6 +341,19 @@ func (s Store) Exists(key string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
+// Age is how long ago the record of key was written; negative if the clock was set back. The error wraps ErrNotExist if there is
+// none.
+func (s Store) Age(key string) (time.Duration, error) {
+	info, err := os.Lstat(s.path(key))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("%w: %s", ErrNotExist, s.path(key))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look at record %s: %w", key, err)
+	}
+	return time.Since(info.ModTime()), nil
+}
+
 // Keys lists the keys that have a record, sorted. A folder that does not exist has none.
 func (s Store) Keys() ([]string, error) {
 	return s.keys(func(file string) (string, bool) { return strings.CutSuffix(file, ".json") })
