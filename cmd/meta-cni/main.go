@@ -3,7 +3,6 @@
 package main
 
 import (
-	"log/slog"
 	"os"
 	"runtime/debug"
 
@@ -17,13 +16,11 @@ import (
 // It listens for no signal. One that ends it ends its plugins, too, and leaves a record by which the next call undoes what
 // they did; listening would cost each call three threads.
 func main() {
-	// Standard output carries the result alone.
-	p := plugin{log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
-	verbs := cni.Verbs{Add: p.add, Del: p.del, Check: p.check, Status: p.status, GC: p.gc}
+	verbs := cni.Verbs{Add: add, Del: del, Check: check, Status: status, GC: gc}
 	if os.Getenv(delegate.InsideVariable) != "" {
 		verbs = nested
 	}
-	os.Exit(cni.Main(verbs, "meta-cni: CNI plugin that joins a pod's networks, of Viaduct "+buildVersion()))
+	os.Exit(cni.Main(verbs, func() string { return "meta-cni: CNI plugin that joins a pod's networks, of Viaduct " + buildVersion() }))
 }
 
 // nested is what a call from a plugin of one of our networks gets, such as one that passes on a "delegate" of its

@@ -25,12 +25,7 @@ import (
 // for slow ones.
 const statusTimeout = 5 * time.Second
 
-// plugin is one call of meta-cni.
-type plugin struct {
-	log *slog.Logger
-}
-
-func (p plugin) runner(c *config, args *cni.CmdArgs) *delegate.Runner {
+func runner(c *config, args *cni.CmdArgs) *delegate.Runner {
 	return &delegate.Runner{
 		Records:  delegate.Records(orDefault(c.StateDir, delegate.DefaultDir)),
 		Running:  journal.Store{Dir: orDefault(c.RunDir, delegate.DefaultRunDir), Version: 1},
@@ -40,7 +35,7 @@ func (p plugin) runner(c *config, args *cni.CmdArgs) *delegate.Runner {
 		Timeout:  c.PluginTimeout.duration(),
 		LockWait: c.LockWait.duration(),
 		Stderr:   os.Stderr,
-		Log:      p.log,
+		Log:      slog.New(slog.NewTextHandler(os.Stderr, nil)), // standard output carries the result alone
 	}
 }
 
@@ -50,7 +45,7 @@ func sandbox(args *cni.CmdArgs, pod network.Pod) delegate.Sandbox {
 	}
 }
 
-func (p plugin) add(args *cni.CmdArgs) error {
+func add(args *cni.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -63,7 +58,7 @@ func (p plugin) add(args *cni.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	ctx, r, client := context.Background(), p.runner(c, args), agentapi.Client{Socket: c.AgentSocket}
+	ctx, r, client := context.Background(), runner(c, args), agentapi.Client{Socket: c.AgentSocket}
 	rec, err := r.Add(ctx, sandbox(args, pod), func(ctx context.Context) ([]network.Attachment, error) {
 		return plan(ctx, c, client, args.ContainerID, pod)
 	})
@@ -75,7 +70,7 @@ func (p plugin) add(args *cni.CmdArgs) error {
 		return delegate.CNIError(pod, err)
 	}
 	if rec.HasExtra() {
-		p.report(ctx, client, rec)
+		report(ctx, r.Log, client, rec)
 	}
 	r.Sweep(ctx)
 	return types.PrintResult(result, c.CNIVersion)
@@ -112,17 +107,17 @@ func plan(
 }
 
 // report hands network-status to the agent before the pod starts. The agent finds the record if it cannot have it now.
-func (p plugin) report(ctx context.Context, client agentapi.Client, rec *delegate.Record) {
+func report(ctx context.Context, log *slog.Logger, client agentapi.Client, rec *delegate.Record) {
 	status, err := rec.NetworkStatus()
 	if err == nil {
 		err = client.Report(ctx, agentapi.Report{Pod: rec.Pod, Status: status})
 	}
 	if err != nil {
-		p.log.Warn("network-status will be late", "pod", rec.Pod.Namespace+"/"+rec.Pod.Name, "error", err)
+		log.Warn("network-status will be late", "pod", rec.Pod.Namespace+"/"+rec.Pod.Name, "error", err)
 	}
 }
 
-func (p plugin) del(args *cni.CmdArgs) error {
+func del(args *cni.CmdArgs) error {
 	pod, _ := parsePod(args.Args) // only for the message: the record knows the pod
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
@@ -131,13 +126,13 @@ func (p plugin) del(args *cni.CmdArgs) error {
 	def, missing := c.defaultNetwork() // it matters only for a sandbox without a record
 	sb := sandbox(args, pod)
 	sb.Result = c.PrevResult
-	if err := p.runner(c, args).Del(context.Background(), sb, def); err != nil {
+	if err := runner(c, args).Del(context.Background(), sb, def); err != nil {
 		return delegate.DelError(pod, errors.Join(missing, err))
 	}
 	return nil
 }
 
-func (p plugin) check(args *cni.CmdArgs) error {
+func check(args *cni.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -146,14 +141,14 @@ func (p plugin) check(args *cni.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	if err := p.runner(c, args).Check(context.Background(), sandbox(args, pod)); err != nil {
+	if err := runner(c, args).Check(context.Background(), sandbox(args, pod)); err != nil {
 		return delegate.CNIError(pod, err)
 	}
 	return nil
 }
 
 // status is the default network's. The agent is no part of it: the runtime makes the node NotReady on any error.
-func (p plugin) status(args *cni.CmdArgs) error {
+func status(args *cni.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -162,7 +157,7 @@ func (p plugin) status(args *cni.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	r := p.runner(c, args)
+	r := runner(c, args)
 	r.Timeout = statusTimeout
 	if err := r.Status(context.Background(), def.Config); err != nil {
 		return delegate.CNIError(network.Pod{}, err)
@@ -170,12 +165,12 @@ func (p plugin) status(args *cni.CmdArgs) error {
 	return nil
 }
 
-func (p plugin) gc(args *cni.CmdArgs) error {
+func gc(args *cni.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
 	}
-	r := p.runner(c, args)
+	r := runner(c, args)
 	if c.ValidAttachments == nil {
 		// A list that is missing is no list of none: only what is surely dead goes.
 		_, err = r.SweepNow(context.Background(), time.Minute, "")

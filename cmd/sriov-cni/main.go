@@ -57,7 +57,7 @@ func run(ctx context.Context, siteFile string) int {
 		Check:  verb("CHECK", (*sriov.Plugin).Check),
 		GC:     verb("GC", (*sriov.Plugin).GC),
 		Status: verb("STATUS", (*sriov.Plugin).Status),
-	}, fmt.Sprintf(about, buildVersion()))
+	}, func() string { return fmt.Sprintf(about, buildVersion()) })
 }
 
 func buildVersion() string {

@@ -33,12 +33,12 @@ type Verbs struct {
 }
 
 // Main carries out the verb in CNI_COMMAND, as the CNI specification (1.1.0) says, and returns the exit status. An error's
-// JSON goes to standard output. Without a verb it tells a person what the program is for.
+// JSON goes to standard output. Without a verb it tells a person what the program is for, in the words of about.
 //
 // The library's skel would do the same, but for what it costs each start of the program: a regular expression and the tables of
 // package regexp, a tenth of the time from start to exit. It also leaves the version out of errors, and looks whether CNI_NETNS is
 // the plugin's own network namespace only when the work is done and the result is printed.
-func Main(verbs Verbs, about string) int {
+func Main(verbs Verbs, about func() string) int {
 	return program{os.Getenv, os.Stdin, os.Stdout, os.Stderr}.main(verbs, about)
 }
 
@@ -51,7 +51,7 @@ type program struct {
 	stdout, stderr io.Writer
 }
 
-func (p program) main(verbs Verbs, about string) int {
+func (p program) main(verbs Verbs, about func() string) int {
 	var args CmdArgs
 	err := p.run(verbs, about, &args)
 	if err == nil {
@@ -72,13 +72,13 @@ func (p program) main(verbs Verbs, about string) int {
 }
 
 // run fills in args as far as they could be read.
-func (p program) run(verbs Verbs, about string, args *CmdArgs) error {
+func (p program) run(verbs Verbs, about func() string, args *CmdArgs) error {
 	command := p.getenv("CNI_COMMAND")
 	var verb func(*CmdArgs) error
 	var since string // the first version that has the verb
 	switch command {
 	case "":
-		_, err := fmt.Fprintf(p.stderr, "%s\nCNI versions: %s\n", strings.TrimSpace(about), strings.Join(known(), ", "))
+		_, err := fmt.Fprintf(p.stderr, "%s\nCNI versions: %s\n", strings.TrimSpace(about()), strings.Join(known(), ", "))
 		return err
 	case "VERSION":
 		_, err := fmt.Fprintf(p.stdout, "{\"cniVersion\":%q,\"supportedVersions\":[\"%s\"]}\n", version.Current(), strings.Join(known(), `","`))

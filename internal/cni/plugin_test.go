@@ -32,7 +32,7 @@ func (l *verbLog) verbs() Verbs {
 // call is one call of a plugin: what it printed, and its exit status.
 func call(l *verbLog, env map[string]string, stdin string) (status int, stdout, stderr string) {
 	var out, log strings.Builder
-	status = program{func(name string) string { return env[name] }, strings.NewReader(stdin), &out, &log}.main(l.verbs(), "a plugin\n")
+	status = program{func(name string) string { return env[name] }, strings.NewReader(stdin), &out, &log}.main(l.verbs(), func() string { return "a plugin\n" })
 	return status, out.String(), log.String()
 }
 
