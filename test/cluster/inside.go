@@ -188,6 +188,13 @@ func (o options) apply(ctx context.Context, cache string, control *controlplane.
 func (o options) runBeside(ctx context.Context, cache string, control *controlplane.ControlPlane) (exit int, err error) {
 	ctx, cancel := whileItLives(ctx, control)
 	defer cancel()
+	// The API server refuses pods until the controller manager, which has just been started, has made this.
+	err = control.Await(ctx, "the service account of namespace default", time.Minute, func(ctx context.Context) error {
+		return control.Get(ctx, "/api/v1/namespaces/default/serviceaccounts/default")
+	})
+	if err != nil {
+		return 0, err
+	}
 	if err := os.Setenv("PATH", thirdparty.Bin(cache, "kubernetes")+":"+os.Getenv("PATH")); err != nil { // exec looks the command up there, too
 		return 0, err
 	}

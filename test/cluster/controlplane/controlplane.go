@@ -102,6 +102,15 @@ func (c *ControlPlane) startAPIServer(ctx context.Context, bin string) error {
 	return allowKubeletAPI(ctx, admin)
 }
 
+// Get asks the API server, with all rights, whether it has what is at path.
+func (c *ControlPlane) Get(ctx context.Context, path string) error {
+	admin, err := c.Secrets.Admin(localServer)
+	if err != nil {
+		return err
+	}
+	return admin.Get(ctx, path, nil)
+}
+
 // Admin is a client with all rights. server is an https URL.
 func (s Secrets) Admin(server string) (*api.Client, error) {
 	var files [3][]byte
