@@ -41,9 +41,9 @@ func Set(path string, want []Gateway) error {
 func set(want []Gateway) (err error) {
 	routes := make([]route, 0, len(want))
 	for _, g := range want {
-		index, err := linkIndex(g.IfName)
-		if err != nil {
-			return fmt.Errorf("set a default route via %s: find interface %s: %w", g.Address, g.IfName, err)
+		index, notFound := linkIndex(g.IfName)
+		if notFound != nil {
+			return fmt.Errorf("set a default route via %s: find interface %s: %w", g.Address, g.IfName, notFound)
 		}
 		routes = append(routes, via(g.Address.Unmap(), index))
 	}

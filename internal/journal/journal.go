@@ -128,29 +128,21 @@ func (s Store) Parse(path string, data []byte, v any) error {
 	if len(data) == 0 {
 		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, ErrEmpty)
 	}
-	var env envelope
-	torn, values := false, json.NewDecoder(bytes.NewReader(data))
-	for n := 0; ; n++ {
-		at := values.InputOffset()
-		var next envelope
-		err := values.Decode(&next)
-		if n > 0 && errors.Is(err, io.EOF) {
-			break
-		}
-		// What a power cut takes of a file that has its length already is zeros.
-		if n > 0 && err != nil && (errors.Is(err, io.ErrUnexpectedEOF) || bytes.IndexByte(data[at:], 0) >= 0) {
-			torn = true
-			break
-		}
-		switch {
+	all, torn, err := Split(data)
+	if err != nil {
+		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
+	}
+	var env envelope // the last; but an older one of another version, or of none, makes all of them doubtful
+	for _, one := range all {
+		env = envelope{}
+		switch err := json.Unmarshal(one, &env); {
 		case err != nil:
 			return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
-		case next.Version != s.Version:
-			return fmt.Errorf("%w %s: it says %d, this program reads %d", ErrVersion, path, next.Version, s.Version)
-		case len(next.Record) == 0 || string(next.Record) == "null":
+		case env.Version != s.Version:
+			return fmt.Errorf("%w %s: it says %d, this program reads %d", ErrVersion, path, env.Version, s.Version)
+		case len(env.Record) == 0 || string(env.Record) == "null":
 			return fmt.Errorf("%w %s: it holds no record", ErrCorrupt, path)
 		}
-		env = next
 	}
 	if err := json.Unmarshal(env.Record, v); err != nil {
 		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
@@ -159,6 +151,30 @@ func (s Store) Parse(path string, data []byte, v any) error {
 		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, ErrTorn)
 	}
 	return nil
+}
+
+// Split splits a record's file into the record, and the newer ones that Advance put behind it. torn says that a part of another
+// follows, as a kill or a power cut leaves it. All else that is no JSON is an error.
+func Split(data []byte) (all []json.RawMessage, torn bool, err error) {
+	values := json.NewDecoder(bytes.NewReader(data))
+	for {
+		at := values.InputOffset()
+		var one json.RawMessage
+		err := values.Decode(&one)
+		switch {
+		case err == nil:
+			all = append(all, one)
+		case len(all) == 0:
+			return nil, false, err
+		case errors.Is(err, io.EOF):
+			return all, false, nil
+		// What a power cut takes of a file that has its length already is zeros.
+		case errors.Is(err, io.ErrUnexpectedEOF), bytes.IndexByte(data[at:], 0) >= 0:
+			return all, true, nil
+		default:
+			return nil, false, err
+		}
+	}
 }
 
 // maxAdvanced is how long a record's file may get by Advance.

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/viaduct-sriov/viaduct/internal/journal"
 )
 
 // A network definition may hold anything, secrets too: an IPAM plugin's password, a token. So what leaves the node has the
@@ -115,11 +117,25 @@ func removed(v any) any {
 // redactRecord is for records of internal/journal: everything is ours but the networks' configurations, what they
 // answered, what the runtime passed for them, and the arguments.
 func redactRecord(data []byte) ([]byte, error) {
-	v, err := decode(data)
+	all, torn, err := journal.Split(data)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("it is not JSON: %w", err)
 	}
-	return encode(redactForeign(v))
+	var out []byte
+	for _, one := range all {
+		v, err := decode(one)
+		if err == nil {
+			one, err = encode(redactForeign(v))
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, one...)
+	}
+	if torn {
+		out = append(out, '{') // as there
+	}
+	return out, nil
 }
 
 func redactForeign(v any) any {

@@ -2,10 +2,16 @@ package operator
 
 import (
 	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/viaduct-sriov/viaduct/internal/journal"
 )
 
 func TestRedact(t *testing.T) {
@@ -81,6 +87,32 @@ func TestRedactArgs(t *testing.T) {
 	got := redactArgs("IgnoreUnknown=1;K8S_POD_NAME=a;TOKEN=s=t;MAC=02:00:00:00:00:01;x")
 	if want := "IgnoreUnknown=1;K8S_POD_NAME=a;TOKEN=(removed);MAC=02:00:00:00:00:01;x"; got != want {
 		t.Errorf("got %s", got)
+	}
+}
+
+// A record that has advanced goes out as it is read: with all that stands behind it, and torn if it is.
+func TestRedactedRecordsAreWhole(t *testing.T) {
+	store := journal.Store{Dir: t.TempDir(), Version: 1}
+	type record struct{ Phase, Secret string }
+	if err := errors.Join(store.Write("k", record{Phase: "adding"}), store.Advance("k", record{Phase: "added"})); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(store.Dir, "k.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for behind, want := range map[string]error{"": nil, `{"vers`: journal.ErrTorn, "\x00\x00": journal.ErrTorn} {
+		out, err := redactRecord(append(slices.Clone(data), behind...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got record
+		if err := store.Parse("k", out, &got); !errors.Is(err, want) || got.Phase != "added" {
+			t.Errorf("with %q behind it: %+v, %v; %s", behind, got, err, out)
+		}
+	}
+	if out, err := redactRecord([]byte(`{} x`)); err == nil {
+		t.Errorf("what cannot be read goes out: %s", out)
 	}
 }
 
