@@ -109,11 +109,14 @@ func source(t *testing.T, path string) *ast.File {
 }
 
 // variable is what a file gives a variable of the package.
-func variable(t *testing.T, path, name string) (value ast.Expr) {
+func variable(t *testing.T, path, name string) (value ast.Node) {
 	t.Helper()
 	ast.Inspect(source(t, path), func(n ast.Node) bool {
 		if v, ok := n.(*ast.ValueSpec); ok && v.Names[0].Name == name {
 			value = v.Values[0]
+		}
+		if f, ok := n.(*ast.FuncDecl); ok && f.Name.Name == name { // that returns it
+			value = f.Body
 		}
 		return value == nil
 	})

@@ -233,3 +233,14 @@ func TestCompletions(t *testing.T) {
 		})
 	}
 }
+
+// Without the folder of the locks gc could work on what meta-cni works on just now.
+func TestGCWantsTheLocks(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{{"--journal-dir", dir}, {"--journal-dir", dir, "--run-dir", dir}, {"--journal-dir", dir, "--dry-run"}} {
+		_, err := vfctl(t, append([]string{"gc", "--state-dir", dir}, args...)...)
+		if refused := err != nil && strings.Contains(err.Error(), "--run-dir"); refused != (len(args) == 2) {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}

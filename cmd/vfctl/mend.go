@@ -75,6 +75,9 @@ It fails if something is left, and says what.`,
   vfctl gc`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.node.JournalDir != "" && o.node.RunDir == "" && !dryRun {
+				return errors.New("--journal-dir needs --run-dir, too: the locks by which meta-cni and this command keep out of each other's way are there")
+			}
 			n, err := o.find(cmd)
 			if err != nil {
 				return err

@@ -24,7 +24,7 @@ func (o *options) addTo(root *cobra.Command) {
 	f.StringVar(&o.node.Root, "root", "/", "the node's file system, or a tree of files that was captured on one (node/ in a report)")
 	f.StringVar(&o.node.StateDir, "state-dir", "", "the folder of the VF records (default: as /etc/viaduct/sriov.json says, else /run/viaduct/vf)")
 	f.StringVar(&o.node.JournalDir, "journal-dir", "", "the folder of meta-cni's journals (default: as its configuration says, else /var/lib/viaduct/pods)")
-	f.StringVar(&o.node.RunDir, "run-dir", "", "meta-cni's folder of running plugins (default: as its configuration says, else /run/viaduct/pods)")
+	f.StringVar(&o.node.RunDir, "run-dir", "", "meta-cni's folder of locks and running plugins (default: as its configuration says, else /run/viaduct/pods)")
 	f.StringVar(&o.node.PoolsFile, "config-file", "", "the device plugin's configuration (default: /etc/pcidp/config.json, else the newest that the kubelet has mounted)")
 	f.StringVar(&o.node.Prefix, "resource-prefix", "intel.com", "the prefix of resources whose pool names none, as the device plugin has it")
 	f.StringVar(&o.node.NodeName, "node-name", os.Getenv("NODE_NAME"), "this node's name, for its own pools (default: $NODE_NAME, else the host's name)")

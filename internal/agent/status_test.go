@@ -86,7 +86,7 @@ func (j *journalist) record(t *testing.T, key string, pod network.Pod, phase del
 	}}}
 	store := delegate.Records(j.dir)
 	write := store.Write
-	if store.Exists(key) {
+	if _, err := store.Age(key); err == nil {
 		write = store.Advance
 	}
 	if err := write(key, r); err != nil {

@@ -97,11 +97,16 @@ func (p program) run(verbs Verbs, about func() string, args *CmdArgs) error {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_COMMAND is %q", command),
 			"it must be ADD, DEL, CHECK, GC, STATUS or VERSION")
 	}
-	if err := p.readConfig(args); err != nil {
-		return err
+	incomplete := p.readEnvironment(command, args)
+	if incomplete != nil && p.atTerminal() {
+		return incomplete // a person who tries it has nothing to type
 	}
-	if err := p.readEnvironment(command, args); err != nil {
-		return err
+	wrong := p.readConfig(args) // first of all for the version, which an error is to carry
+	if incomplete != nil {
+		return incomplete
+	}
+	if wrong != nil {
+		return wrong
 	}
 	if ok, err := version.GreaterThanOrEqualTo(args.CNIVersion, since); err != nil || !ok {
 		return types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %s has no %s, which came with %s", args.CNIVersion, command, since), "")
@@ -109,7 +114,16 @@ func (p program) run(verbs Verbs, about func() string, args *CmdArgs) error {
 	return verb(args)
 }
 
-// readConfig comes first: an error in the environment is to carry the configuration's version.
+// atTerminal also tells /dev/null, where there is nothing to be read either.
+func (p program) atTerminal() bool {
+	f, ok := p.stdin.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
 func (p program) readConfig(args *CmdArgs) error {
 	data, err := io.ReadAll(io.LimitReader(p.stdin, MaxStdin+1))
 	if err != nil {

@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // A verbLog has what the verbs were called with.
@@ -110,6 +113,7 @@ func TestMainRefuses(t *testing.T) {
 		"id is an option":  {"DEL", map[string]string{"CNI_CONTAINERID": "-c"}, conf, types.ErrInvalidEnvironmentVariables, "CNI_CONTAINERID"},
 		"id with a zero":   {"DEL", map[string]string{"CNI_CONTAINERID": "c\x00"}, conf, types.ErrInvalidEnvironmentVariables, "CNI_CONTAINERID"},
 		"long interface":   {"ADD", map[string]string{"CNI_IFNAME": long}, conf, types.ErrInvalidEnvironmentVariables, long},
+		"both":             {"ADD", map[string]string{"CNI_PATH": ""}, "", types.ErrInvalidEnvironmentVariables, "CNI_PATH"},
 		"no JSON":          {"ADD", nil, "", types.ErrDecodingFailure, "standard input"},
 		"no object":        {"ADD", nil, "[]", types.ErrDecodingFailure, "standard input"},
 		"no name":          {"DEL", nil, `{"cniVersion":"1.1.0"}`, types.ErrInvalidNetworkConfig, "no name"},
@@ -133,6 +137,21 @@ func TestMainRefuses(t *testing.T) {
 				t.Errorf("status %d, called %q: %s; want code %d and %q", status, l.verb, stdout, tt.code, tt.words)
 			}
 		})
+	}
+}
+
+// Whoever tries it at a terminal is told what is missing, and not waited for.
+func TestMainAtATerminal(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	var l verbLog
+	var out strings.Builder
+	p := program{func(name string) string { return map[string]string{"CNI_COMMAND": "ADD"}[name] }, terminal, &out, io.Discard}
+	if status := p.main(l.verbs(), nil); status != 1 || !strings.Contains(out.String(), "CNI_CONTAINERID") {
+		t.Errorf("status %d: %s", status, out.String())
 	}
 }
 

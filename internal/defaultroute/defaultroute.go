@@ -112,7 +112,7 @@ func (l learning) restore() (err error) {
 
 func replace(old, now []route) error {
 	for _, r := range old {
-		// ESRCH: deleting the first hop of an IPv6 multipath route can take the others with it.
+		// ESRCH: it is gone already, as the kernel removes routes of an interface that goes down.
 		if err := r.delete(); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("remove %s: %w", r, err)
 		}

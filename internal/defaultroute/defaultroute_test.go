@@ -94,6 +94,24 @@ func TestSet(t *testing.T) {
 			[]string{"default nhid 1 via 10.1.0.1"},
 			"192.0.2.1",
 		},
+		"put back IPv6 multipath": {
+			[]string{"ip -6 route add default nexthop via fd01::1 nexthop via fd02::9", "ip link set peer1 down"},
+			net1("192.0.2.1"),
+			[]string{"default metric 1024 pref medium", "nexthop via fd01::1 dev eth0", "nexthop via fd02::9 dev net1"},
+			"192.0.2.1",
+		},
+		"put back IPv6 nexthop objects": {
+			[]string{"ip nexthop add id 2 via fd01::1 dev eth0", "ip -6 route add default nhid 2 metric 9"},
+			net1("192.0.2.1"),
+			[]string{"default nhid 2 via fd01::1"},
+			"192.0.2.1",
+		},
+		"put back IPv6 as it was": {
+			[]string{"ip -6 route add default via fd01::1 mtu 1400 metric 7 proto static pref high"},
+			net1("192.0.2.1"),
+			[]string{"default via fd01::1 dev eth0"},
+			"192.0.2.1",
+		},
 		"put back as it was": {
 			[]string{"ip route add default via 10.1.0.1 src 10.1.0.2 mtu 1400 metric 7 proto static dev eth0 onlink"},
 			net1("192.0.2.1"),

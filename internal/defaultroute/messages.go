@@ -14,8 +14,8 @@ import (
 // nhID is RTA_NH_ID of linux/rtnetlink.h (Linux 5.3), which golang.org/x/sys/unix lacks.
 const nhID = 30
 
-// A route is what RTM_NEWROUTE carries: a struct rtmsg and attributes. One that the kernel listed goes back as it is, with all
-// that somebody has set of it.
+// A route is what RTM_NEWROUTE carries: a struct rtmsg and attributes. One that the kernel listed goes back with all that somebody
+// has set of it, but for how long it is valid: that is listed in another attribute than it is taken in.
 type route []byte
 
 // via is a default route through an interface.
@@ -66,11 +66,12 @@ func list() (out []route, err error) {
 				break
 			}
 		}
-		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) { // a kernel without IPv6
+		if err != nil {
 			return nil, fmt.Errorf("list default routes: %w", err)
 		}
 		for _, m := range messages {
-			if r, ok := listed(m); ok {
+			// A kernel without IPv6 lists the routes of all families that it has.
+			if r, ok := listed(m); ok && r[0] == family {
 				out = append(out, r)
 			}
 		}
@@ -83,29 +84,30 @@ func listed(message []byte) (route, bool) {
 	if len(message) < unix.SizeofRtMsg {
 		return nil, false
 	}
-	r := slices.Clone(message)
-	m := nl.DeserializeRtMsg(r)
+	head := slices.Clone(message[:unix.SizeofRtMsg])
+	m := nl.DeserializeRtMsg(head)
 	if m.Dst_len != 0 || m.Table != unix.RT_TABLE_MAIN || m.Type != unix.RTN_UNICAST || m.Flags&unix.RTM_F_CLONED != 0 {
 		return nil, false
 	}
 	// Others say how the next hop is, and are refused in a request.
 	const ours = unix.RTNH_F_ONLINK | unix.RTNH_F_PERVASIVE
 	m.Flags &= ours
-	all := attributes(r[unix.SizeofRtMsg:])
+	all := attributes(message[unix.SizeofRtMsg:])
+	r := route(head)
 	object := slices.ContainsFunc(all, func(a attribute) bool { return a.kind == nhID })
-	r = r[:unix.SizeofRtMsg]
 	for _, a := range all {
 		if object && slices.Contains([]int{unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_OIF, unix.RTA_MULTIPATH, unix.RTA_ENCAP, unix.RTA_ENCAP_TYPE}, a.kind) {
 			continue // a next hop object is listed with what is in it, and taken without
 		}
+		value := slices.Clone(a.value)
 		if a.kind == unix.RTA_MULTIPATH {
-			for hops := a.value; len(hops) >= unix.SizeofRtNexthop; {
+			for hops := value; len(hops) >= unix.SizeofRtNexthop; {
 				size := int(binary.NativeEndian.Uint16(hops))
 				hops[2] &= ours // struct rtnexthop: u16 length, u8 flags, u8 hops, int index, attributes
 				hops = hops[min(max(align(size), unix.SizeofRtNexthop), len(hops)):]
 			}
 		}
-		r = append(r, nl.NewRtAttr(a.kind, slices.Clone(a.value)).Serialize()...)
+		r = append(r, nl.NewRtAttr(a.kind, value).Serialize()...)
 	}
 	return r, true
 }

@@ -383,3 +383,47 @@ func TestDeviceName(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// A plugin gets no configuration as long as the intent is not on file: it is started meanwhile, and ended without.
+func TestAddThatCannotBeWrittenDown(t *testing.T) {
+	for name, tc := range map[string]struct {
+		breakIt func(n *node) error
+		calls   []string
+	}{
+		"the first record": {
+			func(n *node) error { return os.Mkdir(filepath.Join(n.Records.Dir, ".c1.tmp"), 0o700) },
+			[]string{"DEL rec-a eth0"},
+		},
+		"a later one": {
+			func(n *node) error { // as soon as the first is there
+				go func() {
+					for os.Remove(filepath.Join(n.Records.Dir, "c1.json")) != nil {
+						time.Sleep(time.Millisecond)
+					}
+				}()
+				return nil
+			},
+			[]string{"ADD rec-a eth0", "DEL rec-b net1", "DEL rec-a eth0"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			if err := errors.Join(os.MkdirAll(n.Records.Dir, 0o700), tc.breakIt(n)); err != nil {
+				t.Fatal(err)
+			}
+			_, err := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments(network.Attachment{Name: "shop/one", Config: n.chain("one", "1.0.0", "rec-b")})))
+			if plugin := new(PluginError); err == nil || errors.As(err, &plugin) || !strings.Contains(err.Error(), "write down the intent") {
+				t.Errorf("got %v", err)
+			}
+			if diff := cmp.Diff(tc.calls, n.trace()); diff != "" {
+				t.Errorf("calls: -want +got:\n%s", diff)
+			}
+			if err := os.RemoveAll(filepath.Join(n.Records.Dir, ".c1.tmp")); err != nil {
+				t.Fatal(err)
+			}
+			if left := n.left(); left != nil {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}

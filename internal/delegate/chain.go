@@ -38,7 +38,7 @@ func invalid(format string, args ...any) error {
 }
 
 // ParseChain reads a network configuration list, or the configuration of a single plugin, which is a list of one. Keys
-// are matched exactly. The error is a *types.Error of code 7.
+// are matched exactly. The error wraps a *types.Error of code 7.
 func ParseChain(data []byte) (*Chain, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {

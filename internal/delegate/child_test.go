@@ -2,6 +2,7 @@ package delegate
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -94,20 +95,16 @@ func TestAddWhileAPluginIsWritten(t *testing.T) {
 	if _, err := spawn(path, nil); !errors.Is(err, unix.ETXTBSY) {
 		t.Fatalf("start a program that is being written: %v", err)
 	}
-	done := make(chan error, 1)
+	done, asked := make(chan error, 1), make(chan struct{})
 	go func() {
-		_, failed := n.Add(t.Context(), n.sandbox("c1"), planned(n.attachments()))
+		_, failed := n.Add(t.Context(), n.sandbox("c1"), func(ctx context.Context) ([]network.Attachment, error) {
+			close(asked)
+			return n.attachments(), nil
+		})
 		done <- failed
 	}()
-	lock := filepath.Join(n.Running.Dir, "c1.lock")
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // it is about to start it
-		if _, err := os.Stat(lock); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("ADD took no lock")
-		}
-	}
+	<-asked
+	time.Sleep(100 * time.Millisecond) // it has tried by then, and does each 20 ms
 	_, err = file.Write(program[half:])
 	if err := errors.Join(err, file.Close(), <-done); err != nil {
 		t.Fatal(err)

@@ -138,7 +138,6 @@ func (r *Runner) start(ctx context.Context, c call, path string, stdout, stderr 
 	}
 	defer plugin.close()
 	defer context.AfterFunc(ctx, plugin.kill)()
-	until := time.Now().Add(orDefault(r.Timeout, DefaultTimeout))
 	// A plugin can do nothing before it has read its configuration: it is on record by then.
 	p, err := newProcess(plugin.pid)
 	if err == nil && c.containerID != "" {
@@ -151,8 +150,9 @@ func (r *Runner) start(ctx context.Context, c call, path string, stdout, stderr 
 	}
 	if err != nil {
 		plugin.kill()
-		return errors.Join(err, plugin.talk(nil, until, io.Discard, io.Discard))
+		return errors.Join(err, plugin.talk(nil, time.Now().Add(endWait), io.Discard, io.Discard))
 	}
+	until := time.Now().Add(orDefault(r.Timeout, DefaultTimeout)) // what the disk takes is none of the plugin's time
 	if err = plugin.talk(c.stdin, until, stdout, stderr); err == nil {
 		return nil // a child of it may still hold its output
 	}

@@ -24,7 +24,7 @@
 //     down, and the plugins' own files, such as the leases of host-local, are not synced either.
 //   - All others: the first record, which names all networks, before a plugin of a network other than the default one gets its
 //     configuration; it is synced while the default network's plugins run. Later ones are put behind it in the file, and not
-//     synced: no pod waits for the disk more than once. So there is always one that names all networks, though it may not
+//     synced: a pod waits for the disk once, but for each megabyte of records. So there is always one that names all networks, though it may not
 //     know how far they came. After a boot, or if what follows it is torn, DEL therefore takes planned for adding.
 package delegate
 

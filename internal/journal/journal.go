@@ -1,4 +1,4 @@
-// Package journal keeps crash-safe records: one file per key in one folder, with a lock beside each.
+// Package journal keeps crash-safe records, one file per key in one folder, and locks.
 //
 // It knows how a record survives a crash, and nothing of what is in it. A writer opens a record with its intent before
 // it changes anything, advances it as it goes, and removes it when everything the record speaks of is done or undone.
@@ -9,7 +9,7 @@
 //	<key>.json       mode 0600; {"version":1,"record":{…}}, always whole: written as a temporary file, then renamed. Newer ones,
 //	                 which replace it, may stand behind it; the last of these may be torn
 //	.<key>.tmp       the temporary file; its name is fixed, so a killed writer leaves one at most
-//	<key>.lock       empty; held with flock(2), never renamed, removed only by its holder
+//	<key>.lock       empty; held with flock(2), never renamed, removed only by its holder; it may be in another store's folder
 //	<key>.corrupt-N  a record that could not be read, for a person to look at: see SetAside and Preserve
 package journal
 
@@ -39,8 +39,8 @@ var (
 	// ErrEmpty means that the file has no bytes: all that a power cut leaves of a record that was never synced. Nothing else
 	// does, as every record is renamed to its place when it is whole. It is an ErrCorrupt, too.
 	ErrEmpty = errors.New("it is empty")
-	// ErrTorn means that the record is followed by a part of a newer one. The older one has been read all the same. It is an
-	// ErrCorrupt, too, for those who never call Advance.
+	// ErrTorn means that the record is followed by what is no record, or a part of a newer one. The record itself has been read.
+	// It is an ErrCorrupt, too, for those who never call Advance.
 	ErrTorn = errors.New("what follows the record was not written to its end")
 	// ErrVersion means that another version of this program wrote the record. It is refused, not guessed.
 	ErrVersion = errors.New("record of an unknown version")
@@ -153,35 +153,29 @@ func (s Store) Parse(path string, data []byte, v any) error {
 	return nil
 }
 
-// Split splits a record's file into the record, and the newer ones that Advance put behind it. torn says that a part of another
-// follows, as a kill or a power cut leaves it. All else that is no JSON is an error.
+// Split splits a record's file into the record, and the newer ones that Advance put behind it. torn says that something else
+// follows: a part of one, as a kill leaves it, or what a power cut made of the blocks that were not synced. The error says that
+// not even the first can be read.
 func Split(data []byte) (all []json.RawMessage, torn bool, err error) {
 	values := json.NewDecoder(bytes.NewReader(data))
 	for {
-		at := values.InputOffset()
 		var one json.RawMessage
-		err := values.Decode(&one)
-		switch {
+		switch err := values.Decode(&one); {
 		case err == nil:
 			all = append(all, one)
 		case len(all) == 0:
 			return nil, false, err
-		case errors.Is(err, io.EOF):
-			return all, false, nil
-		// What a power cut takes of a file that has its length already is zeros.
-		case errors.Is(err, io.ErrUnexpectedEOF), bytes.IndexByte(data[at:], 0) >= 0:
-			return all, true, nil
 		default:
-			return nil, false, err
+			return all, !errors.Is(err, io.EOF), nil
 		}
 	}
 }
 
-// maxAdvanced is how long a record's file may get by Advance.
 const maxAdvanced = 1 << 20
 
 // Advance puts v behind the record of key, which must have been written by this process: v counts from then on. It is not
-// synced. After a power cut the record may be the older one, and ErrTorn with it; but that, if it was durable, stays.
+// synced. After a power cut the record may be the older one, and ErrTorn with it; but that, if it was durable, stays. A file that
+// would grow beyond a megabyte is replaced, as by Write.
 func (s Store) Advance(key string, v any) error {
 	data, err := s.encode(key, v)
 	if err != nil {
@@ -349,12 +343,6 @@ func (s Store) trimAside(just string) {
 	for _, path := range oldest[:max(0, len(oldest)+1-MaxAside)] {
 		_ = os.Remove(path)
 	}
-}
-
-// Exists reports whether there is a record of key, be it one that can be read or not.
-func (s Store) Exists(key string) bool {
-	_, err := os.Lstat(s.path(key))
-	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Age is how long ago the record of key was written; negative if the clock was set back. The error wraps ErrNotExist if there is

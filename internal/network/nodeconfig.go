@@ -54,9 +54,9 @@ type nodeKey struct {
 	read func(*nodeParser, json.RawMessage) *Error
 }
 
-// nodeKeys reads each key that means something. Order matters: multusNamespace stands before those that need it. It is a function,
-// since a list of functions is made before main, also where it is not needed.
-var nodeKeys = func() []nodeKey {
+// nodeKeys reads each key that means something. Order matters: multusNamespace stands before those that need it. A function, since
+// a list of functions would be made before main, also where it is not needed.
+func nodeKeys() []nodeKey {
 	return []nodeKey{
 		{"multusNamespace", func(p *nodeParser, raw json.RawMessage) *Error { return readString(raw, &p.Namespace, checkNamespace) }},
 		{"namespaceIsolation", func(p *nodeParser, raw json.RawMessage) *Error { return readBool(raw, &p.Policy.Isolated) }},

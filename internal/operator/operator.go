@@ -29,7 +29,7 @@ type Node struct {
 
 	StateDir   string // VF records
 	JournalDir string // attachment journals
-	RunDir     string // which plugin runs
+	RunDir     string // the locks of the sandboxes, and which plugin runs
 	LogDir     string // the CNI plugin's log files
 
 	PoolsFile   string // the device plugin's configuration
