@@ -14,6 +14,7 @@ import (
 
 	"github.com/viaduct-sriov/viaduct/internal/cni"
 	"github.com/viaduct-sriov/viaduct/internal/sriov"
+	_ "github.com/viaduct-sriov/viaduct/internal/stack" // first of all
 )
 
 const about = `sriov: CNI plugin that puts an SR-IOV virtual function (VF) into a pod, of Viaduct %s
