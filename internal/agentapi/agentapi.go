@@ -56,6 +56,11 @@ type Response struct {
 
 // UnmarshalJSON reads of an answer in another version only that, and a refusal if it has today's form.
 func (r *Response) UnmarshalJSON(b []byte) error {
+	type plain Response
+	bad := json.Unmarshal(b, (*plain)(r))
+	if bad == nil && r.Version == Version {
+		return nil // as nearly always: read once
+	}
 	var head struct {
 		Version int
 		Error   json.RawMessage
@@ -64,8 +69,7 @@ func (r *Response) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	if head.Version == Version {
-		type plain Response
-		return json.Unmarshal(b, (*plain)(r))
+		return bad
 	}
 	*r = Response{Version: head.Version}
 	if refusal := new(Error); json.Unmarshal(head.Error, refusal) == nil && refusal.Message != "" {
