@@ -1,4 +1,5 @@
-// Package cni reads what CNI plugins answer, of any version, and words what container runtimes would misread.
+// Package cni is what a program needs to be a CNI plugin, and to call others: the entry that a runtime calls, what may be a name,
+// plugins' answers of any version, and words for what container runtimes would misread.
 package cni
 
 import (
