@@ -22,7 +22,7 @@ import (
 	"github.com/viaduct-sriov/viaduct/internal/network"
 )
 
-const maxSize = 6 << 20
+const maxSize = 6_000_000
 
 // The stub is started for every sandbox of the node: what it links, it pays for each time.
 func TestStubIsSmall(t *testing.T) {

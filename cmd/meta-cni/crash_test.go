@@ -115,7 +115,7 @@ func (n *node) settled() {
 	// Every plugin that was called for an interface got its DEL after that.
 	owed := map[string]bool{}
 	for _, c := range delegatetest.Calls(n.t, n.journal) {
-		owed[c.Plugin+" "+c.IfName] = c.Verb == "ADD"
+		owed[c.Plugin+" "+c.ContainerID+" "+c.IfName] = c.Verb == "ADD"
 	}
 	for who, due := range owed {
 		if due {

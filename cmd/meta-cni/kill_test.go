@@ -12,10 +12,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/viaduct-sriov/viaduct/internal/delegate/delegatetest"
+	"github.com/viaduct-sriov/viaduct/internal/devinfo"
 	"github.com/viaduct-sriov/viaduct/internal/network"
 	"github.com/viaduct-sriov/viaduct/internal/tracetest"
 )
@@ -35,17 +37,24 @@ var helper = sync.OnceValues(func() (string, error) {
 func killNode(t *testing.T) *node {
 	n, a := newNode(t), &agent{}
 	n.annotations = `{"k8s.v1.cni.cncf.io/networks":"one"}`
+	info := devinfo.Info{Type: "pci", Version: devinfo.Version, PCI: &devinfo.PCI{Address: device.ID}}
+	if err := (devinfo.Dir{Root: filepath.Join(n.dir, "devinfo")}).WriteDevice(device.Resource, device.ID, info); err != nil {
+		t.Fatal(err)
+	}
 	n.plans(a, "rec-c")
 	a.serve(n)
 	return n
 }
+
+// device is what the other network is on.
+var device = network.Device{Resource: "intel.com/sriov", ID: "0000:02:10.0"}
 
 // plans makes the agent answer with the other network; last is its second plugin.
 func (n *node) plans(a *agent, last string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.plan = &network.Plan{Attachments: []network.Attachment{
-		{Name: "shop/one", IfName: "net1", Config: json.RawMessage(n.chain("one", "1.0.0", "rec-b", last))},
+		{Name: "shop/one", IfName: "net1", Config: json.RawMessage(n.chain("one", "1.0.0", "rec-b", last)), Device: &device},
 	}}
 }
 
@@ -107,15 +116,21 @@ func (n *node) undone() {
 	}
 }
 
-// The stub is killed before and after each call, its own or a plugin's, that changes a file or starts a program.
+// The stub is killed before and after each call, its own or a plugin's, that changes a file or starts a program. What comes then
+// takes turns, from day to day, so that each meets each.
 func TestKilledAtEachCall(t *testing.T) {
-	for _, verb := range []string{"ADD", "DEL"} {
-		t.Run(verb, func(t *testing.T) {
+	turn := time.Now().YearDay()
+	for _, name := range []string{"ADD", "DEL", "ADD of plugins that act before they read"} {
+		t.Run(name, func(t *testing.T) {
 			n := killNode(t)
+			verb, eager, _ := strings.Cut(name, " ")
+			if eager != "" {
+				t.Setenv(delegatetest.Eager, n.effects)
+			}
 			tried, of := 0, map[string]int{}
 			for at, more := 1, true; more; at++ {
 				for _, after := range []bool{false, true} {
-					r := recoveries[tried%len(recoveries)]
+					r := recoveries[(at+tried%2*2+turn)%len(recoveries)]
 					n.id = fmt.Sprintf("%d-%d", os.Getpid(), tried)
 					if err := os.Remove(n.journal); err != nil && !os.IsNotExist(err) {
 						t.Fatal(err)
@@ -201,6 +216,38 @@ func TestWhatIsSynced(t *testing.T) {
 		}
 		n.ok("DEL")
 	})
+	t.Run("another default network", func(t *testing.T) {
+		n, a := newNode(t), &agent{}
+		n.annotations = `{"v1.multus-cni.io/default-network":"one"}`
+		a.plan = &network.Plan{Default: &network.Attachment{Name: "shop/one", Config: json.RawMessage(n.chain("one", "1.0.0", "rec-b"))}}
+		a.serve(n)
+		var order []string
+		for _, c := range n.traced("ADD", tracetest.Kill{}).Calls {
+			switch {
+			case c.Name == "exec" && c.Child:
+				order = append(order, "start "+filepath.Base(c.Path))
+			case c.Name == "fsync" && !c.Child:
+				order = append(order, "sync "+strings.ReplaceAll(filepath.Base(c.Path), n.id, "ID"))
+			}
+		}
+		if diff := cmp.Diff([]string{"sync ID.json", "sync pods", "start rec-b"}, order); diff != "" {
+			t.Errorf("DEL knows of it by the record alone: -want +got:\n%s", diff)
+		}
+		n.ok("DEL")
+	})
+}
+
+// The bar of the stub's memory: what it takes at each sandbox of the node.
+func TestStubPeak(t *testing.T) {
+	const most = 10_000_000 / 1024 // KiB
+	n := killNode(t)
+	for _, verb := range []string{"ADD", "DEL"} {
+		trace := n.traced(verb, tracetest.Kill{})
+		t.Logf("%s: %d KiB at most", verb, trace.Peak)
+		if trace.Status.ExitStatus() != 0 || trace.Peak == 0 || trace.Peak > most {
+			t.Errorf("%s ended with %d, and had %d KiB in memory, more than %d", verb, trace.Status.ExitStatus(), trace.Peak, most)
+		}
+	}
 }
 
 // DEL of whatever sandbox asks nobody: it opens no socket. ADD of two networks shows that this would be seen.

@@ -85,10 +85,22 @@ func (r *Runner) addAll(ctx context.Context, rec *Record, chains []*Chain) error
 			return err
 		}
 		a.Phase = Adding
-		ready := func() error {
+		write := func() error {
 			// This also says that the attachment before is done.
 			if err := w.write(); err != nil {
 				return fmt.Errorf("write down the intent: %w", err)
+			}
+			return nil
+		}
+		if !w.begun && !a.nodesOwn() { // DEL knows of it by the record alone: not even a process of it may come first
+			if err := write(); err != nil {
+				return err
+			}
+			write = func() error { return nil }
+		}
+		ready := func() error {
+			if err := write(); err != nil {
+				return err
 			}
 			return r.copyDeviceInfo(rec, a)
 		}

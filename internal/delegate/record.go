@@ -16,7 +16,8 @@
 //	]
 //
 // An attachment is on file as adding before its first plugin gets its configuration, and as added with its result when its last
-// one answered. A record disappears only when everything in it is torn down.
+// one answered. While that plugin starts, its record may yet say planned: of an ADD that was killed, the first planned one counts as
+// adding, in case a plugin does something before it reads. A record disappears only when everything in it is torn down.
 //
 // A killed process leaves what it wrote. A power cut takes what was not synced, and what is synced when is this:
 //
@@ -127,6 +128,14 @@ func (r *Runner) load(containerID string) (*Record, error) {
 	}
 	if err := rec.check(containerID); err != nil {
 		return nil, fmt.Errorf("%w of container %s: %w", journal.ErrCorrupt, containerID, err)
+	}
+	if rec.Torn {
+		r.Log.Warn("what follows the record was not written to its end; all networks that it names count as begun", "container", containerID)
+	}
+	// The next one's plugin may have been started before the ADD was killed, and have done something without a configuration.
+	next := func(a Attached) bool { return a.Phase == Planned }
+	if i := slices.IndexFunc(rec.Attachments, next); i >= 0 && rec.Phase == Adding {
+		rec.Attachments[i].Phase = Adding
 	}
 	return rec, nil
 }

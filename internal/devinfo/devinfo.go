@@ -20,6 +20,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // DefaultRoot is where everyone looks.
@@ -240,8 +242,10 @@ func (d Dir) RemoveOfPod(file string) error {
 }
 
 func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove device-info: %w", err)
+	for _, file := range []string{path, temp(path)} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove device-info: %w", err)
+		}
 	}
 	return nil
 }
@@ -270,22 +274,27 @@ func read(path string) (data []byte, err error) {
 // write needs no fsync: the folder is on a tmpfs and dies with the boot, as the devices' allocations do not, but every
 // Allocate writes anew.
 func write(path string, data []byte) (err error) {
-	dir, base := filepath.Split(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make folder for device-info: %w", err)
 	}
-	// CreateTemp, since two attachments may be written at once. The name starts with a dot, so readers pass it by.
-	f, err := os.CreateTemp(dir, "."+base+"-*")
+	f, err := os.OpenFile(temp(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return fmt.Errorf("write device-info: %w", err)
 	}
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Chmod(0o644), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = os.Rename(temp(path), path)
 	}
 	if err != nil {
-		return fmt.Errorf("write device-info: %w", errors.Join(err, os.Remove(f.Name())))
+		return fmt.Errorf("write device-info: %w", errors.Join(err, os.Remove(temp(path))))
 	}
 	return nil
+}
+
+// temp is the same for each write of a file, so that a killed writer leaves one at most, which goes with the file. Each has one
+// writer at a time: who holds the container's lock, or the device plugin. The name starts with a dot, so readers pass it by.
+func temp(path string) string {
+	dir, base := filepath.Split(path)
+	return filepath.Join(dir, "."+base+".tmp")
 }

@@ -89,7 +89,19 @@ func child(effect string) {
 	os.Exit(0)
 }
 
+// Eager in a stand-in's environment has it do what ADD does before it reads its configuration: in the folder that is its value.
+const Eager = "REC_EAGER"
+
+func effectIn(folder, name string) string {
+	return filepath.Join(folder, fmt.Sprintf("%s-%s-%s", os.Getenv("CNI_CONTAINERID"), os.Getenv("CNI_IFNAME"), name))
+}
+
 func play(name string) error {
+	if folder := os.Getenv(Eager); folder != "" && os.Getenv("CNI_COMMAND") == "ADD" {
+		if err := act("ADD", effectIn(folder, name), false); err != nil {
+			return err
+		}
+	}
 	stdin, err := io.ReadAll(os.Stdin)
 	if err != nil {
 		return err
@@ -102,7 +114,7 @@ func play(name string) error {
 	if err := note(c.Journal, name, verb, stdin); err != nil {
 		return err
 	}
-	effect := filepath.Join(c.Effects, fmt.Sprintf("%s-%s-%s", os.Getenv("CNI_CONTAINERID"), os.Getenv("CNI_IFNAME"), name))
+	effect := effectIn(c.Effects, name)
 	do := c.Do[verb]
 	if c.Effects != "" {
 		if err := act(verb, effect, slices.Contains(do, "slow")); err != nil {
