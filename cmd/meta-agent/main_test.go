@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -34,6 +35,9 @@ func TestParse(t *testing.T) {
 	o, err := parse([]string{"--namespace-isolation", "--global-namespaces=a, b", "--log-level=debug"}, environment(map[string]string{"NODE_NAME": "n1"}), &bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if host, _, err := net.SplitHostPort(o.MetricsAddress); err != nil || !net.ParseIP(host).IsLoopback() {
+		t.Errorf("unless told, it serves metrics at %q: %v", o.MetricsAddress, err)
 	}
 	if d := cmp.Diff([]any{"n1", true, []string{"a", "b"}, slog.LevelDebug}, []any{o.NodeName, o.Node.Policy.Isolated, o.Node.Policy.Global, o.level}); d != "" {
 		t.Error(d)

@@ -179,6 +179,7 @@ type agent struct {
 	refusal *agentapi.Error
 	plans   []agentapi.Plan
 	reports []agentapi.Report
+	deaf    bool // to reports
 }
 
 func (a *agent) serve(n *node) {
@@ -196,7 +197,7 @@ func (a *agent) serve(n *node) {
 				return
 			}
 			var req agentapi.Request
-			if err := agentapi.ReadFrame(conn, &req); err == nil {
+			if err := agentapi.ReadFrame(conn, &req); err == nil && (req.Report == nil || !a.deaf) {
 				_ = agentapi.WriteFrame(conn, a.answer(req)) // a killed stub does not wait for it
 			}
 			conn.Close()

@@ -250,6 +250,33 @@ func TestClientSilentAgent(t *testing.T) {
 	}
 }
 
+// What the agent reads: whatever comes, a request of this version is what can be said again, and of another only that.
+func FuzzReadRequest(f *testing.F) {
+	for _, body := range []string{"{}", `{"version":1,"plan":{"containerID":"c","annotations":{}}}`, `{"version":1,"report":{"status":[]}}`, `{"version":2,"plan":7}`, `{"version":1,"plan":null}`} {
+		f.Add([]byte(frameOf(body)))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var req, again Request
+		if ReadFrame(bytes.NewReader(data), &req) != nil {
+			return
+		}
+		if req.Version != Version && (req.Plan != nil || req.Report != nil) {
+			t.Fatalf("of version %d it reads %+v", req.Version, req)
+		}
+		var buf bytes.Buffer
+		if err := WriteFrame(&buf, req); err != nil {
+			t.Fatalf("cannot send what came in: %v", err)
+		}
+		said := slices.Clone(buf.Bytes())
+		if err := ReadFrame(&buf, &again); err != nil {
+			t.Fatal(err)
+		}
+		if second, err := encode(again); err != nil || !bytes.Equal(said, second) {
+			t.Fatalf("%q is read as %q: %v", said, second, err)
+		}
+	})
+}
+
 func FuzzReadFrame(f *testing.F) {
 	f.Add([]byte(frame(2, "{}")))
 	f.Add([]byte(frame(31, `{"version":1,"plan":{"pod":{}}}`)))

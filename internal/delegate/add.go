@@ -35,7 +35,8 @@ func (r *Runner) Add(ctx context.Context, sb Sandbox, plan Planner) (*Record, er
 		return nil, err
 	}
 	defer release()
-	if err := r.clear(ctx, sb.ContainerID); err != nil {
+	broken, err := r.clear(ctx, sb.ContainerID)
+	if err != nil {
 		return nil, fmt.Errorf("tear down what an earlier ADD of this container left: %w", err)
 	}
 	attachments, err := plan(ctx)
@@ -46,29 +47,34 @@ func (r *Runner) Add(ctx context.Context, sb Sandbox, plan Planner) (*Record, er
 	if err != nil {
 		return nil, err
 	}
+	if a := &rec.Attachments[0]; broken && a.nodesOwn() { // as DEL does; the others are known to nobody
+		if err := r.delOne(ctx, rec, a, ns.Path); err != nil {
+			r.Log.Warn("cannot tear down the default network of an earlier ADD", "container", sb.ContainerID, "error", err)
+		}
+	}
 	if err := r.addAll(ctx, rec, chains); err != nil {
 		return nil, errors.Join(err, r.undo(ctx, rec))
 	}
 	return rec, nil
 }
 
-// clear tears down the container's record, if it has one. One that cannot be read is set aside: nothing in it can be
+// clear tears down the container's record, if it has one. One that cannot be read is broken, and set aside: nothing in it can be
 // relied on, and the pod must be able to start.
-func (r *Runner) clear(ctx context.Context, containerID string) error {
+func (r *Runner) clear(ctx context.Context, containerID string) (broken bool, err error) {
 	rec, err := r.load(containerID)
 	switch {
 	case errors.Is(err, journal.ErrNotExist):
-		return nil
+		return false, nil
 	case isBroken(err):
 		path, aside := r.Records.SetAside(containerID)
 		if aside == nil {
 			r.Log.Error("the record of an earlier ADD cannot be read; it is set aside", "error", err, "path", path)
 		}
-		return aside
+		return true, aside
 	case err != nil:
-		return err
+		return false, err
 	}
-	return r.tearDown(ctx, rec)
+	return false, r.tearDown(ctx, rec)
 }
 
 func (r *Runner) addAll(ctx context.Context, rec *Record, chains []*Chain) error {

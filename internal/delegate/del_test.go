@@ -220,6 +220,9 @@ func TestAddWithABrokenRecord(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(n.Records.Dir, "c1.corrupt-1")); err != nil {
 		t.Error(err)
 	}
+	if diff := cmp.Diff([]string{"DEL rec-a eth0", "ADD rec-a eth0"}, n.trace()); diff != "" {
+		t.Errorf("calls: -want +got:\n%s", diff)
+	}
 }
 
 // The namespace's path may be another sandbox's by the time of DEL: no plugin may get it then.

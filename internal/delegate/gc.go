@@ -102,8 +102,8 @@ func (r *Runner) collect(ctx context.Context, key string, dead func(*Record) boo
 	return nil, nil //nolint:nilnil // nothing of it is left
 }
 
-// setAsideDead puts the broken record of a container that is gone out of the way: its DEL, that would do so, may never come, and
-// each GC would fail. The error says where it is; the next GC has none.
+// setAsideDead puts a broken record out of the way: the container's DEL, that would do so, may never come, and each GC would
+// fail. The error says where it is; the next GC has none.
 func (r *Runner) setAsideDead(ctx context.Context, key string) error {
 	release, err := r.tryLock(ctx, key)
 	if errors.Is(err, journal.ErrLocked) {
@@ -257,5 +257,8 @@ func (r *Runner) sweepSandbox(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, sweepOne, fmt.Errorf("not done after %v", sweepOne))
 	defer cancel()
 	_, err := r.collect(ctx, key, (*Record).dead)
+	if errors.Is(err, journal.ErrCorrupt) { // its DEL can read it no more than this, and if it never comes, each sweep would fail
+		err = r.setAsideDead(ctx, key)
+	}
 	return err
 }

@@ -132,17 +132,23 @@ func (s Store) Parse(path string, data []byte, v any) error {
 	if err != nil {
 		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
 	}
-	var env envelope // the last; but an older one of another version, or of none, makes all of them doubtful
-	for _, one := range all {
-		env = envelope{}
-		switch err := json.Unmarshal(one, &env); {
+	var env envelope // the last; but none of these may be of another version
+	for i, one := range all {
+		var next envelope
+		err := json.Unmarshal(one, &next)
+		none := len(next.Record) == 0 || string(next.Record) == "null"
+		switch {
+		case err == nil && next.Version != s.Version && (i == 0 || next.Version > 0):
+			return fmt.Errorf("%w %s: it says %d, this program reads %d", ErrVersion, path, next.Version, s.Version)
+		case i > 0 && (err != nil || none || next.Version == 0):
+			torn = true // it is no record
+			continue
 		case err != nil:
 			return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)
-		case env.Version != s.Version:
-			return fmt.Errorf("%w %s: it says %d, this program reads %d", ErrVersion, path, env.Version, s.Version)
-		case len(env.Record) == 0 || string(env.Record) == "null":
+		case none:
 			return fmt.Errorf("%w %s: it holds no record", ErrCorrupt, path)
 		}
+		env = next
 	}
 	if err := json.Unmarshal(env.Record, v); err != nil {
 		return fmt.Errorf("%w %s: %w", ErrCorrupt, path, err)

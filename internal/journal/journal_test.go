@@ -143,6 +143,33 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
+// Whatever stands behind a whole record, that is read; but nothing of what a newer version of this program has written.
+func TestWhatStandsBehindARecord(t *testing.T) {
+	for behind, want := range map[string]struct {
+		n   int
+		err error
+	}{
+		"":                                   {1, nil},
+		" \n":                                {1, nil},
+		`{"version":1,"record":{"N":2}}`:     {2, nil},
+		`{"version":1,"record":{"N":2}} {}`:  {2, ErrTorn},
+		`{}`:                                 {1, ErrTorn},
+		`null`:                               {1, ErrTorn},
+		`0`:                                  {1, ErrTorn},
+		`{"version":1,"record":null}`:        {1, ErrTorn},
+		`{"version":"1","record":{"N":2}}`:   {1, ErrTorn},
+		`somebody else's bytes`:              {1, ErrTorn},
+		`{"version":2,"record":{"N":2}}`:     {0, ErrVersion},
+		`{"version":2,"record":{"N":2}} tor`: {0, ErrVersion},
+	} {
+		var got rec
+		err := (Store{Version: 1}).Parse("k", []byte(`{"version":1,"record":{"N":1}}`+behind), &got)
+		if got.N != want.n || !errors.Is(err, want.err) || (err == nil) != (want.err == nil) {
+			t.Errorf("with %q behind it: %+v, %v; want %v", behind, got, err, want)
+		}
+	}
+}
+
 func TestReadRefuses(t *testing.T) {
 	tests := map[string]struct {
 		content string
