@@ -16,8 +16,15 @@ import (
 // churnPods is how many pods TestChurn starts and ends; VIADUCT_PODS replaces it.
 const churnPods = 1000
 
-// idle is a plugin that starts fast and does nothing.
-const idle = "#!/bin/sh\nread -r _\n[ $CNI_COMMAND != ADD ] || echo '{\"cniVersion\":\"1.0.0\",\"interfaces\":[{\"name\":\"eth0\",\"sandbox\":\"/n\"}]}'\n"
+// idle is a plugin that starts fast: ADD makes a file in a folder, which must not be there, and DEL removes it.
+const idle = `#!/bin/sh
+read -r _
+did=%s/$CNI_CONTAINERID-$CNI_IFNAME
+case $CNI_COMMAND in
+ADD) set -C; : >"$did" && echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/n"}]}' ;;
+DEL) rm -f "$did" ;;
+esac
+`
 
 // load is what one process has in use.
 type load struct{ goroutines, files, heap int }
@@ -48,7 +55,7 @@ func TestChurn(t *testing.T) {
 	if err := os.Mkdir(n.Path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(n.Path, "idle"), []byte(idle), 0o700); err != nil {
+	if err := os.WriteFile(filepath.Join(n.Path, "idle"), fmt.Appendf(nil, idle, n.effects), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	conf := func(name string) []byte {
