@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/viaduct-sriov/viaduct/internal/agentapi"
@@ -68,6 +69,29 @@ func TestSlowAPIServer(t *testing.T) {
 		if n.api.annotation(podNumber(i), network.StatusAnnotation) == "" {
 			t.Errorf("pod %d has no status", i)
 		}
+	}
+}
+
+// An API server that takes calls and never answers: cached pods start as ever, the others are told to come again, when their time is
+// over and not when the API server's is.
+func TestHangingAPIServer(t *testing.T) {
+	n := startNode(t, func(n *node) {
+		n.config.LookupTimeout = 200 * time.Millisecond
+		n.api.putNAD("a", "", `{"cniVersion":"1.0.0","type":"bridge"}`)
+		n.api.putPod(pod1, networks("a"))
+		n.api.hidden["shop/"+pod2.Name] = true
+		n.api.putPod(pod2, networks("a"))
+	})
+	n.waitCached(t, pod1, nil)
+	n.api.set(func() { n.api.delay = time.Hour })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := n.client.Plan(ctx, agentapi.Plan{Pod: pod1}); err != nil {
+		t.Errorf("a cached pod: %v", err)
+	}
+	_, err := n.client.Plan(ctx, agentapi.Plan{Pod: pod2})
+	if refusal, ok := errors.AsType[*agentapi.Error](err); !ok || refusal.Code != types.ErrTryAgainLater || !strings.Contains(refusal.Message, pod2.Name) {
+		t.Errorf("a pod that nobody knows: %v", err)
 	}
 }
 
