@@ -97,8 +97,11 @@ func effectIn(folder, name string) string {
 }
 
 func play(name string) error {
-	if folder := os.Getenv(Eager); folder != "" && os.Getenv("CNI_COMMAND") == "ADD" {
-		if err := act("ADD", effectIn(folder, name), false); err != nil {
+	verb := os.Getenv("CNI_COMMAND")
+	folder := os.Getenv(Eager)
+	eager := folder != "" && verb == "ADD"
+	if eager {
+		if err := act(verb, effectIn(folder, name), false); err != nil {
 			return err
 		}
 	}
@@ -110,13 +113,12 @@ func play(name string) error {
 	if err := json.Unmarshal(stdin, &c); err != nil {
 		return fmt.Errorf("configuration %q: %w", stdin, err)
 	}
-	verb := os.Getenv("CNI_COMMAND")
 	if err := note(c.Journal, name, verb, stdin); err != nil {
 		return err
 	}
 	effect := effectIn(c.Effects, name)
 	do := c.Do[verb]
-	if c.Effects != "" {
+	if c.Effects != "" && !eager {
 		if err := act(verb, effect, slices.Contains(do, "slow")); err != nil {
 			return err
 		}
@@ -141,10 +143,12 @@ func act(verb, effect string, slow bool) error {
 	}
 	pause()
 	switch verb {
-	case "ADD":
-		if err := os.WriteFile(effect, nil, 0o600); err != nil {
+	case "ADD": // as most plugins do, it refuses what is there already
+		f, err := os.OpenFile(effect, os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
 			return err
 		}
+		_ = f.Close()
 	case "DEL":
 		if err := os.Remove(effect); err != nil && !os.IsNotExist(err) {
 			return err
