@@ -96,6 +96,10 @@ func benchNode(b *testing.B, plugin string) *node {
 	}
 	fresh(b, filepath.Join(n.bin, "meta-cni"))
 	n.runDir = inMemory(b) // as /run is
+	var fs unix.Statfs_t
+	if err := unix.Statfs(n.state, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
+		b.Fatalf("the records are to be on a disk, and %s is not on one (%v): TMPDIR=/var/tmp make bench", n.state, err)
+	}
 	n.def = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"noop"}]}`
 	return n
 }
