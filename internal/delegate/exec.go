@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -196,9 +197,18 @@ func (r *Runner) findAll(rec *Record, a *Attached, chain *Chain) error {
 	return nil
 }
 
+// self is this program; nil without /proc: then there is nothing to compare with.
+var self = sync.OnceValue(func() os.FileInfo {
+	info, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return nil
+	}
+	return info
+})
+
 // find looks for the plugin in CNI_PATH. It refuses this program itself, by whatever name: that would never end.
 func (r *Runner) find(plugin string) (string, *network.Error) {
-	self, _ := os.Stat("/proc/self/exe") // without /proc there is nothing to compare with
+	self := self()
 	for _, dir := range filepath.SplitList(r.Path) {
 		path := filepath.Join(dir, plugin)
 		info, err := os.Stat(path)

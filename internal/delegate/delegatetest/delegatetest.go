@@ -89,7 +89,8 @@ func child(effect string) {
 	os.Exit(0)
 }
 
-// Eager in a stand-in's environment has it do what ADD does before it reads its configuration: in the folder that is its value.
+// Eager in a stand-in's environment has it do what ADD does before it reads its configuration: in the folder that is its value, and
+// if it serves another network than the default one.
 const Eager = "REC_EAGER"
 
 func effectIn(folder, name string) string {
@@ -99,7 +100,7 @@ func effectIn(folder, name string) string {
 func play(name string) error {
 	verb := os.Getenv("CNI_COMMAND")
 	folder := os.Getenv(Eager)
-	eager := folder != "" && verb == "ADD"
+	eager := folder != "" && verb == "ADD" && os.Getenv("CNI_IFNAME") != "eth0"
 	if eager {
 		if err := act(verb, effectIn(folder, name), false); err != nil {
 			return err
