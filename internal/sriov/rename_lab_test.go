@@ -55,7 +55,7 @@ func TestRenamedInBetween(t *testing.T) {
 	}
 }
 
-// renamePF gives a VF's PF another name, for which this kernel wants it down. back undoes it.
+// renamePF gives the PF of a VF that is in a pod another name, for which this kernel wants it down. back undoes it.
 func (n *node) renamePF(d *pci.Device, name string) (back func()) {
 	n.Helper()
 	pf, err := pci.Read("/", d.PF)
@@ -66,6 +66,9 @@ func (n *node) renamePF(d *pci.Device, name string) (back func()) {
 	n.ip("link", "set", was, "down")
 	n.ip("link", "set", was, "name", name)
 	n.ip("link", "set", name, "up")
+	if err := awaitVFs(len(n.vfs) - 1); err != nil { // that one is in a pod
+		n.Fatal(err)
+	}
 	return func() {
 		n.ip("link", "set", name, "down")
 		n.ip("link", "set", name, "name", was)
