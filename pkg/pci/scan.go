@@ -43,16 +43,17 @@ func isKept(class uint32) bool { return class>>16 == ClassNetwork || class>>16 =
 // link gives the VFs their index by their PF's links. A VF that its PF does not list is being made or removed right now:
 // it is left out, and the kernel's event about it brings it in or confirms that it is gone.
 func link(devices []*Device) *Snapshot {
-	index := map[Address]int{}
+	type listed struct{ pf, vf Address } // the two links must agree
+	index := map[listed]int{}
 	for _, pf := range devices {
 		for i, vf := range pf.VFs {
-			index[vf] = i
+			index[listed{pf.Address, vf}] = i
 		}
 	}
 	kept := devices[:0]
 	for _, d := range devices {
 		if d.IsVF() {
-			i, ok := index[d.Address]
+			i, ok := index[listed{d.PF, d.Address}]
 			if !ok {
 				continue
 			}
