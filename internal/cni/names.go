@@ -11,7 +11,7 @@ import (
 // CheckContainerID takes what the specification lets a container id be: letters, digits, '.', '_' and '-', the first a letter
 // or a digit. The error is of code 4.
 func CheckContainerID(s string) error {
-	if !isName(s) {
+	if !IsName(s) {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_CONTAINERID %q is no container id", s),
 			"it must be of letters, digits, '.', '_' and '-', and start with a letter or a digit")
 	}
@@ -23,14 +23,16 @@ func CheckNetworkName(s string) error {
 	if s == "" {
 		return types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no name", "")
 	}
-	if !isName(s) {
+	if !IsName(s) {
 		return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("name: %q cannot be a network's name", s),
 			"it must be of letters, digits, '.', '_' and '-', and start with a letter or a digit")
 	}
 	return nil
 }
 
-func isName(s string) bool {
+// IsName reports whether s is of letters, digits, '.', '_' and '-', and starts with a letter or a digit: what the specification takes
+// for a network, a container and a plugin.
+func IsName(s string) bool {
 	other := func(r rune) bool {
 		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
 	}

@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 )
 
 // No regular expressions: the CNI plugin links this package for its types, and starts for every sandbox. Preparing one, and the
@@ -74,8 +76,6 @@ func isVersion(s string) bool { return parts(s, ".", 3, 1, 3, digit) }
 func isGUID(s string) bool { return parts(s, ":", 8, 2, 2, digit+"abcdefABCDEF") }
 
 func isDevice(s string) bool { return starts(s, alnum, "_.:-") }
-
-func isCNIName(s string) bool { return starts(s, alnum, "_.-") }
 
 func checkNamespace(s string) *Error {
 	if len(s) > 63 || !framed(s, lower+digit, "-") {
@@ -182,7 +182,7 @@ func checkAddress(s string) *Error {
 
 // checkNetworkName takes what can be a CNI network's name: it becomes part of paths.
 func checkNetworkName(s string) *Error {
-	if len(s) > 200 || !isCNIName(s) {
+	if len(s) > 200 || !cni.IsName(s) {
 		return problem(BadNetworkName, "use letters, digits, '.', '_' and '-'", "%s cannot be a CNI network's name", quote(s))
 	}
 	return nil
@@ -191,7 +191,7 @@ func checkNetworkName(s string) *Error {
 // checkPluginType keeps a definition from naming a program by path, and from delegating to a meta plugin: that would
 // delegate again, without end.
 func checkPluginType(s string) *Error {
-	if len(s) > 128 || !isCNIName(s) {
+	if len(s) > 128 || !cni.IsName(s) {
 		return problem(BadPluginType, "write the name of a program in the CNI plugin folder, such as bridge", "%s is not a plugin's name", quote(s))
 	}
 	switch s {

@@ -3,6 +3,8 @@ package network
 import (
 	"regexp"
 	"testing"
+
+	"github.com/viaduct-sriov/viaduct/internal/cni"
 )
 
 // What a name may be, as regular expressions say it: the specifications' own (RFC 1123, the CNI specification, Kubernetes).
@@ -15,7 +17,7 @@ func FuzzNames(f *testing.F) {
 		"domain":   {func(s string) bool { return isDomain(s, lower+digit, 1) }, regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)},
 		"reverse":  {isReverseDomain, regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)+(/[-A-Za-z0-9_.]+)?$`)},
 		"resource": {isQualified, regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)},
-		"CNI":      {isCNIName, regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)},
+		"CNI":      {cni.IsName, regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)},
 		"version":  {isVersion, regexp.MustCompile(`^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$`)},
 		"GUID":     {isGUID, regexp.MustCompile(`^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){7}$`)},
 		"device":   {isDevice, regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]*$`)},
