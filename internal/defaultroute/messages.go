@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -46,8 +47,9 @@ func (r route) String() string {
 	if r[0] == unix.AF_INET {
 		family = "IPv4"
 	}
-	for _, a := range attributes(r[unix.SizeofRtMsg:]) {
-		if addr, ok := netip.AddrFromSlice(a.value); ok && a.kind == unix.RTA_GATEWAY {
+	all, _ := nl.ParseRouteAttr(r[unix.SizeofRtMsg:]) // what cannot be read is not named
+	for _, a := range all {
+		if addr, ok := netip.AddrFromSlice(a.Value); ok && a.Attr.Type == unix.RTA_GATEWAY {
 			return "the default route via " + addr.String()
 		}
 	}
@@ -71,7 +73,11 @@ func list() (out []route, err error) {
 		}
 		for _, m := range messages {
 			// A kernel without IPv6 lists the routes of all families that it has.
-			if r, ok := listed(m); ok && r[0] == family {
+			r, err := listed(m)
+			if err != nil {
+				return nil, fmt.Errorf("list default routes: read what the kernel says of one: %w", err)
+			}
+			if r != nil && r[0] == family {
 				out = append(out, r)
 			}
 		}
@@ -79,55 +85,40 @@ func list() (out []route, err error) {
 	return out, nil
 }
 
-// listed is a default route as the kernel takes it back; false for other routes.
-func listed(message []byte) (route, bool) {
+// listed is a default route as the kernel takes it back; nil for other routes.
+func listed(message []byte) (route, error) {
 	if len(message) < unix.SizeofRtMsg {
-		return nil, false
+		return nil, unix.EBADMSG
 	}
 	head := slices.Clone(message[:unix.SizeofRtMsg])
 	m := nl.DeserializeRtMsg(head)
 	if m.Dst_len != 0 || m.Table != unix.RT_TABLE_MAIN || m.Type != unix.RTN_UNICAST || m.Flags&unix.RTM_F_CLONED != 0 {
-		return nil, false
+		return nil, nil
 	}
 	// Others say how the next hop is, and are refused in a request.
 	const ours = unix.RTNH_F_ONLINK | unix.RTNH_F_PERVASIVE
 	m.Flags &= ours
-	all := attributes(message[unix.SizeofRtMsg:])
+	all, err := nl.ParseRouteAttr(message[unix.SizeofRtMsg:])
+	if err != nil {
+		return nil, err
+	}
 	r := route(head)
-	object := slices.ContainsFunc(all, func(a attribute) bool { return a.kind == nhID })
+	object := slices.ContainsFunc(all, func(a syscall.NetlinkRouteAttr) bool { return a.Attr.Type == nhID })
 	for _, a := range all {
-		if object && slices.Contains([]int{unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_OIF, unix.RTA_MULTIPATH, unix.RTA_ENCAP, unix.RTA_ENCAP_TYPE}, a.kind) {
+		if object && slices.Contains([]uint16{unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_OIF, unix.RTA_MULTIPATH, unix.RTA_ENCAP, unix.RTA_ENCAP_TYPE}, a.Attr.Type) {
 			continue // a next hop object is listed with what is in it, and taken without
 		}
-		value := slices.Clone(a.value)
-		if a.kind == unix.RTA_MULTIPATH {
+		value := slices.Clone(a.Value)
+		if a.Attr.Type == unix.RTA_MULTIPATH {
 			for hops := value; len(hops) >= unix.SizeofRtNexthop; {
 				size := int(binary.NativeEndian.Uint16(hops))
 				hops[2] &= ours // struct rtnexthop: u16 length, u8 flags, u8 hops, int index, attributes
 				hops = hops[min(max(align(size), unix.SizeofRtNexthop), len(hops)):]
 			}
 		}
-		r = append(r, nl.NewRtAttr(a.kind, value).Serialize()...)
+		r = append(r, nl.NewRtAttr(int(a.Attr.Type), value).Serialize()...)
 	}
-	return r, true
-}
-
-type attribute struct {
-	kind  int
-	value []byte
-}
-
-// attributes splits what follows the head of a message, up to what cannot be.
-func attributes(b []byte) (all []attribute) {
-	for len(b) >= unix.SizeofRtAttr {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < unix.SizeofRtAttr || size > len(b) {
-			break
-		}
-		all = append(all, attribute{int(binary.NativeEndian.Uint16(b[2:])), b[unix.SizeofRtAttr:size]})
-		b = b[min(align(size), len(b)):]
-	}
-	return all
+	return r, nil
 }
 
 func align(size int) int { return (size + unix.RTA_ALIGNTO - 1) &^ (unix.RTA_ALIGNTO - 1) }
